@@ -1,0 +1,82 @@
+"""A function with a hand-written reverse pass, that says so when forward mode meets it.
+
+`jax.custom_vjp` does the same, but forward mode through it ends in an error that cannot name what to do, and
+after `jit` in an internal one. Here the derivative is a linear primitive of our own: transposing it calls the
+reverse pass, batching it batches the reverse pass, and evaluating it, which forward mode alone wants, raises.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+MESSAGE = (
+    'implementation "fused" has a hand-written reverse pass and no forward-mode derivative (jvp, jacfwd, '
+    'linearize evaluated forwards); use implementation="reference", which has both'
+)
+
+_linear_p = Primitive("lstmx_reverse_pass")
+_linear_p.multiple_results = True
+
+
+def linear_map(
+    reverse: Callable[..., Sequence[jax.Array]],
+    residuals: Sequence[jax.Array],
+    tangents: Sequence[jax.Array],
+    outputs: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """The tangents of `outputs`, known through the transpose of the map alone.
+
+    Args:
+      reverse: `reverse(residuals, cotangents)` gives one cotangent for each of `tangents`.
+      residuals: what the reverse pass needs, flat.
+      tangents: the tangents of the inputs, flat.
+      outputs: arrays of the shapes and types of the result.
+    """
+    avals = tuple(jax.typeof(x) for x in outputs)
+    return _linear_p.bind(*residuals, *tangents, reverse=reverse, n_residuals=len(residuals), avals=avals)
+
+
+def _refuse(*_, **__):
+    raise NotImplementedError(MESSAGE)
+
+
+def _transpose(cotangents, *args, reverse, n_residuals, avals):
+    residuals, linear = args[:n_residuals], args[n_residuals:]
+    cotangents = [
+        ad.instantiate_zeros(ct) if isinstance(ct, ad.Zero) else ct for ct in cotangents
+    ]
+    results = reverse(residuals, cotangents)
+    return [None] * n_residuals + [
+        ct if ad.is_undefined_primal(x) else None for ct, x in zip(results, linear, strict=True)
+    ]
+
+
+def _batch(args, dims, *, reverse, n_residuals, avals):
+    size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
+    # A tangent that is the same for the whole batch is made one of each: the transpose of that broadcast sums
+    # the cotangents, as it must.
+    tangents = [
+        batching.bdim_at_front(x, d, size)
+        for x, d in zip(args[n_residuals:], dims[n_residuals:], strict=True)
+    ]
+    residuals = args[:n_residuals]
+    axes = list(dims[:n_residuals])
+
+    def batched_reverse(residuals, cotangents):
+        return jax.vmap(lambda r, c: list(reverse(r, c)), in_axes=(axes, 0))(list(residuals), list(cotangents))
+
+    avals = tuple(a.update(shape=(size, *a.shape)) for a in avals)
+    out = _linear_p.bind(
+        *residuals, *tangents, reverse=batched_reverse, n_residuals=n_residuals, avals=avals
+    )
+    return out, [0] * len(out)
+
+
+_linear_p.def_abstract_eval(lambda *_, avals, **__: list(avals))
+_linear_p.def_impl(_refuse)
+mlir.register_lowering(_linear_p, _refuse)
+ad.primitive_transposes[_linear_p] = _transpose
+ad.primitive_jvps[_linear_p] = _refuse
+batching.primitive_batchers[_linear_p] = _batch
