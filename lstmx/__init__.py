@@ -1,7 +1,44 @@
-"""lstmx: recurrent networks in JAX."""
+"""lstmx: recurrent networks in JAX.
 
+    cell = lstmx.LSTM(hidden_size=256)                       # lstmx.GRU, lstmx.Elman
+    params = cell.init(jax.random.key(0), input_size=64)
+    state, ys = lstmx.scan(cell, params, xs)                 # xs [T, B, D]
+
+The Flax layers are `lstmx.nnx` and `lstmx.linen`; data, models and training are sub-packages. Importing lstmx
+needs jax and numpy alone: the rest is imported when it is first used.
+"""
+
+import importlib
+
+from lstmx import networks
 from lstmx.cells import GRU, LSTM, Cell, Elman, LSTMState, Params
+from lstmx.networks import Bidirectional, Stack
 from lstmx.scan import scan, step, which_implementation
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "Cell", "Elman", "LSTMState", "Params", "scan", "step", "which_implementation"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Bidirectional",
+    "Cell",
+    "Elman",
+    "LSTMState",
+    "Params",
+    "Stack",
+    "networks",
+    "scan",
+    "step",
+    "which_implementation",
+]
+
+_LAZY = ("data", "linen", "models", "nnx", "training")
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"lstmx.{name}")
+    raise AttributeError(f"module 'lstmx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -3,7 +3,7 @@
     z_t = input_map(params.input, x_t)                knows nothing of time
     r_t = recurrent_map(params.recurrent, y_{t-1})    the only matmul that time cannot escape
     s_t = update(params.update, s_{t-1}, z_t, r_t)    gates: cheap, elementwise or nearly
-    y_t = output(s_t)                                 what the cell shows, to the world and to its own recurrent map
+    y_t = output(s_t)                                 shown to the world and to the cell's own recurrent map
 
 A driver that knows these four can hoist the input map, mask, reset and reverse time, and run one
 hand-written reverse pass for every cell (`lstmx.implementations.fused`).
@@ -48,6 +48,7 @@ class Cell(Protocol):
     param_dtype: DTypeLike
 
     num_feature_axes: int
+
     def init(self, key: jax.Array, input_size: int) -> Params:
         """Draws parameters for inputs of `input_size` features."""
 

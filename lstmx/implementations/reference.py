@@ -53,7 +53,7 @@ def run(
 
 
 def select(flags: jax.Array, on_true: State, on_false: State) -> State:
-    """Chooses between two states for each element of the batch: `flags` `[*batch]`, leaves `[*batch, ...]`."""
+    """Chooses a state for each element of the batch: `flags` `[*batch]`, leaves `[*batch, ...]`."""
 
     def leaf(a, b):
         return jnp.where(flags.reshape(flags.shape + (1,) * (b.ndim - flags.ndim)), a, b)

@@ -44,9 +44,7 @@ def _refuse(*_, **__):
 
 def _transpose(cotangents, *args, reverse, n_residuals, avals):
     residuals, linear = args[:n_residuals], args[n_residuals:]
-    cotangents = [
-        ad.instantiate_zeros(ct) if isinstance(ct, ad.Zero) else ct for ct in cotangents
-    ]
+    cotangents = [ad.instantiate_zeros(ct) if isinstance(ct, ad.Zero) else ct for ct in cotangents]
     results = reverse(residuals, cotangents)
     return [None] * n_residuals + [
         ct if ad.is_undefined_primal(x) else None for ct, x in zip(results, linear, strict=True)
@@ -65,12 +63,12 @@ def _batch(args, dims, *, reverse, n_residuals, avals):
     axes = list(dims[:n_residuals])
 
     def batched_reverse(residuals, cotangents):
-        return jax.vmap(lambda r, c: list(reverse(r, c)), in_axes=(axes, 0))(list(residuals), list(cotangents))
+        return jax.vmap(lambda r, c: list(reverse(r, c)), in_axes=(axes, 0))(
+            list(residuals), list(cotangents)
+        )
 
     avals = tuple(a.update(shape=(size, *a.shape)) for a in avals)
-    out = _linear_p.bind(
-        *residuals, *tangents, reverse=batched_reverse, n_residuals=n_residuals, avals=avals
-    )
+    out = _linear_p.bind(*residuals, *tangents, reverse=batched_reverse, n_residuals=n_residuals, avals=avals)
     return out, [0] * len(out)
 
 

@@ -1,0 +1,138 @@
+"""Flax Linen: layers, and any cell as a `flax.linen.RNNCellBase`; the counterpart of `lstmx.nnx`.
+
+Arrays are batch-major: inputs `[*batch, T, D]`, masks and resets `[*batch, T]`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lstmx import cells, networks
+from lstmx.cells.base import PyTree
+from lstmx.nested import Layout, layout_of, nest, unnest
+from lstmx.scan import scan, step
+
+
+class Layer(nn.Module):
+    """A cell or network as a layer.
+
+    Attributes:
+      network: a cell, or a network of `lstmx.networks`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lstmx
+      >>> layer = lstmx.linen.Layer(lstmx.Bidirectional(lstmx.GRU(4)))
+      >>> (state, ys), variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
+    """
+
+    network: object
+
+    @nn.compact
+    def __call__(
+        self,
+        xs: jax.Array,
+        initial_state: PyTree = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        resets: jax.Array | None = None,
+        reverse: bool = False,
+        deterministic: bool = True,
+        **options,
+    ) -> tuple[PyTree, jax.Array]:
+        """Runs the layer over a sequence; see `lstmx.nnx.Layer`.
+
+        With `deterministic=False` the dropout between layers draws from the collection `dropout`.
+        """
+        xs = jnp.asarray(xs)
+        if xs.ndim < 2:
+            raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
+        network = self.network
+        drops = getattr(network, "dropout_rate", 0) > 0 and not deterministic
+        state, ys = scan(
+            network,
+            _params(self, network, xs.shape[-1]),
+            jnp.moveaxis(xs, -2, 0),
+            initial_state,
+            lengths=lengths,
+            mask=_time_major(mask),
+            resets=_time_major(resets),
+            reverse=reverse,
+            key=self.make_rng("dropout") if drops else None,
+            **options,
+        )
+        return state, jnp.moveaxis(ys, 0, -2)
+
+
+def _layers(
+    cell_type: type,
+    hidden_size: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout_rate: float = 0.0,
+    name: str | None = None,
+    **cell_options,
+) -> Layer:
+    cell = cell_type(hidden_size, **cell_options)
+    return Layer(networks.stacked(cell, num_layers, bidirectional, dropout_rate), name=name)
+
+
+# LSTM(4, num_layers=2, bidirectional=True, dropout_rate=0.5) and so on: the arguments of lstmx.nnx.LSTM without
+# in_features and rngs, which Linen finds out by itself.
+LSTM = functools.partial(_layers, cells.LSTM)
+GRU = functools.partial(_layers, cells.GRU)
+Elman = functools.partial(_layers, cells.Elman)
+
+
+class Cell(nn.RNNCellBase):
+    """A cell as Flax's `RNNCellBase`, for `flax.linen.RNN` and `flax.linen.Bidirectional`.
+
+    Attributes:
+      cell: the cell.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lstmx
+      >>> from flax import linen as nn
+      >>> rnn = nn.RNN(lstmx.linen.Cell(lstmx.LSTM(4)))
+      >>> ys, variables = rnn.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 4)
+    """
+
+    cell: object
+
+    @nn.compact
+    def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
+        """One step: `(carry, y)`."""
+        return step(self.cell, _params(self, self.cell, inputs.shape[-1]), carry, inputs)
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> PyTree:
+        """The initial state for inputs `[*batch, D]`; it is no draw, so `rng` is not used."""
+        return self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Trailing axes of an input that belong to one element of the batch."""
+        return self.cell.num_feature_axes
+
+
+def _params(module: nn.Module, network, in_features: int) -> PyTree:
+    """The parameters of a cell or network, declared in the module that is running."""
+    layout = _layout(network, in_features)
+    nested = module.param("cell", lambda key: nest(network.init(key, in_features), layout))
+    return unnest(nested, layout)
+
+
+@functools.cache
+def _layout(network, in_features: int) -> Layout:
+    return layout_of(jax.eval_shape(lambda: network.init(jax.random.key(0), in_features)))
+
+
+def _time_major(flags: jax.Array | None) -> jax.Array | None:
+    return None if flags is None else jnp.moveaxis(jnp.asarray(flags), -1, 0)

@@ -1,0 +1,68 @@
+"""Parameters as nested dictionaries, the form in which Flax stores variables, and back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from lstmx.cells.base import PyTree
+
+
+class Layout(NamedTuple):
+    """Where each leaf of a tree stands in its nested form. Hashable."""
+
+    structure: Any
+    paths: tuple[tuple[str, ...], ...]
+
+
+def layout_of(tree: PyTree) -> Layout:
+    """The layout of a tree of dictionaries, tuples and named tuples."""
+    leaves, structure = jax.tree.flatten_with_path(tree)
+    return Layout(structure, tuple(tuple(_name(entry) for entry in path) for path, _ in leaves))
+
+
+def nest(tree: PyTree, layout: Layout, leaf: Callable = lambda x: x, node: Callable = dict) -> Mapping:
+    """The nested dictionaries of a tree.
+
+    Args:
+      tree: the tree.
+      layout: its layout.
+      leaf: applied to each leaf.
+      node: makes each dictionary.
+
+    Example:
+      >>> from lstmx.cells import Params
+      >>> params = Params(input={"kernel": 1}, recurrent={"kernel": 2})
+      >>> nest(params, layout_of(params))
+      {'input': {'kernel': 1}, 'recurrent': {'kernel': 2}}
+    """
+    root: dict = {}
+    for path, value in zip(layout.paths, jax.tree.leaves(tree), strict=True):
+        branch = root
+        for name in path[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[path[-1]] = leaf(value)
+
+    def build(branch):
+        return node({k: build(v) if isinstance(v, dict) else v for k, v in branch.items()})
+
+    return build(root)
+
+
+def unnest(nested: Mapping, layout: Layout, leaf: Callable = lambda x: x) -> PyTree:
+    """The tree of nested dictionaries; the inverse of `nest`."""
+
+    def find(path):
+        branch = nested
+        for name in path:
+            branch = branch[name]
+        return leaf(branch)
+
+    return jax.tree.unflatten(layout.structure, [find(path) for path in layout.paths])
+
+
+def _name(entry) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    raise TypeError(f"cannot name {entry!r}")

@@ -1,0 +1,218 @@
+"""Flax NNX: layers, and any cell as a `flax.nnx.RNNCellBase`. A thin skin over `lstmx.scan` and `lstmx.step`.
+
+Arrays are batch-major here, as everywhere in Flax: inputs `[*batch, T, D]`, masks and resets `[*batch, T]`.
+
+Example, an LSTM layer in a model of your own:
+
+    >>> import jax.numpy as jnp, lstmx
+    >>> from flax import nnx
+    >>> class Tagger(nnx.Module):
+    ...     def __init__(self, rngs):
+    ...         self.lstm = lstmx.nnx.LSTM(16, 32, bidirectional=True, rngs=rngs)
+    ...         self.head = nnx.Linear(64, 5, rngs=rngs)
+    ...     def __call__(self, xs, lengths):
+    ...         _, ys = self.lstm(xs, lengths=lengths)
+    ...         return self.head(ys)
+    >>> Tagger(nnx.Rngs(0))(jnp.ones((2, 7, 16)), jnp.array([7, 4])).shape
+    (2, 7, 5)
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lstmx import cells, networks
+from lstmx.cells.base import PyTree
+from lstmx.nested import layout_of, nest, unnest
+from lstmx.scan import scan, step
+
+
+class _Parameters(nnx.Module):
+    """The parameters of a cell or network as `nnx.Param`s, found under the names of its parts."""
+
+    def __init__(self, cell, in_features: int, rngs: nnx.Rngs):
+        params = cell.init(rngs.params(), in_features)
+        self.layout = layout_of(params)
+        self.tree = nest(params, self.layout, leaf=nnx.Param, node=nnx.Dict)
+
+    def __call__(self) -> PyTree:
+        return unnest(self.tree, self.layout, leaf=lambda param: param[...])
+
+
+class Layer(nnx.Module):
+    """A cell or network as a layer.
+
+    Args:
+      network: a cell, or a network of `lstmx.networks`.
+      in_features: D.
+      rngs: `params` for the parameters, `dropout` for the dropout between layers (it may be left out if
+        every call brings its own).
+
+    Example:
+      >>> import jax.numpy as jnp, lstmx
+      >>> from flax import nnx
+      >>> layer = lstmx.nnx.Layer(lstmx.Bidirectional(lstmx.GRU(4)), 3, rngs=nnx.Rngs(0))
+      >>> state, ys = layer(jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
+    """
+
+    def __init__(self, network, in_features: int, *, rngs: nnx.Rngs):
+        self.network = network
+        self.params = _Parameters(network, in_features, rngs)
+        self.deterministic = False
+        draws = getattr(network, "dropout_rate", 0) > 0 and ("dropout" in rngs or "default" in rngs)
+        self.rngs = rngs.dropout.fork() if draws else nnx.data(None)
+
+    def __call__(
+        self,
+        xs: jax.Array,
+        initial_state: PyTree = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        resets: jax.Array | None = None,
+        reverse: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        **options,
+    ) -> tuple[PyTree, jax.Array]:
+        """Runs the layer over a sequence.
+
+        Args:
+          xs: `[*batch, T, D]`.
+          initial_state: leaves `[*batch, ...]`, None for zeros.
+          lengths: integers `[*batch]`.
+          mask: bool `[*batch, T]`, True where a step exists.
+          resets: bool `[*batch, T]`, True where the state is made fresh before the step.
+          reverse: whether time runs backwards.
+          deterministic: True for no dropout; None for what `model.train()` or `model.eval()` has set.
+          rngs: for the dropout, instead of the layer's own stream.
+          **options: `implementation`, `remat` and `unroll` of `lstmx.scan`.
+
+        Returns:
+          `(final_state, ys)`, ys `[*batch, T, H]` (2H if bidirectional).
+        """
+        xs = jnp.asarray(xs)
+        if xs.ndim < 2:
+            raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
+        if deterministic is None:
+            deterministic = self.deterministic
+        key = None
+        if getattr(self.network, "dropout_rate", 0) > 0 and not deterministic:
+            stream = self.rngs if rngs is None else rngs
+            if stream is None:
+                raise ValueError("dropout needs rngs: give a dropout stream to the layer or to the call")
+            key = stream.dropout() if isinstance(stream, nnx.Rngs) else stream()
+        state, ys = scan(
+            self.network,
+            self.params(),
+            jnp.moveaxis(xs, -2, 0),
+            initial_state,
+            lengths=lengths,
+            mask=_time_major(mask),
+            resets=_time_major(resets),
+            reverse=reverse,
+            key=key,
+            **options,
+        )
+        return state, jnp.moveaxis(ys, 0, -2)
+
+    def step(self, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
+        """One step without dropout, x `[*batch, D]`; see `lstmx.step`."""
+        return step(self.network, self.params(), state, x)
+
+    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        """The state before the first step."""
+        return self.network.initial_state(batch_shape)
+
+
+class LSTM(Layer):
+    """LSTM layers; see `lstmx.LSTM` for the cell.
+
+    Args:
+      in_features: D.
+      hidden_size: H, units of each layer and direction.
+      num_layers: layers, each reading the outputs of the one below.
+      bidirectional: whether each layer reads in both directions (outputs 2H).
+      dropout_rate: dropout between layers, in [0, 1).
+      rngs: `params` and, with dropout, `dropout`.
+      **cell_options: the other fields of `lstmx.LSTM`: `forget_bias`, `dtype`, ...
+
+    Example:
+      >>> import jax.numpy as jnp, lstmx
+      >>> from flax import nnx
+      >>> layer = lstmx.nnx.LSTM(3, 4, num_layers=2, rngs=nnx.Rngs(0))
+      >>> state, ys = layer(jnp.ones((2, 5, 3)), lengths=jnp.array([5, 2]))
+      >>> ys.shape, state[1].c.shape
+      ((2, 5, 4), (2, 4))
+    """
+
+    cell_type = cells.LSTM
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout_rate: float = 0.0,
+        rngs: nnx.Rngs,
+        **cell_options,
+    ):
+        cell = self.cell_type(hidden_size, **cell_options)
+        network = networks.stacked(cell, num_layers, bidirectional, dropout_rate)
+        super().__init__(network, in_features, rngs=rngs)
+
+
+class GRU(LSTM):
+    """GRU layers; see `lstmx.GRU` for the cell and `lstmx.nnx.LSTM` for the arguments."""
+
+    cell_type = cells.GRU
+
+
+class Elman(LSTM):
+    """Elman layers; see `lstmx.Elman` for the cell and `lstmx.nnx.LSTM` for the arguments."""
+
+    cell_type = cells.Elman
+
+
+class Cell(nnx.RNNCellBase):
+    """A cell as Flax's `RNNCellBase`, for `flax.nnx.RNN` and `flax.nnx.Bidirectional`.
+
+    Args:
+      cell: the cell.
+      in_features: D.
+      rngs: `params` for the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, lstmx
+      >>> from flax import nnx
+      >>> rnn = nnx.RNN(lstmx.nnx.Cell(lstmx.LSTM(4), 3, rngs=nnx.Rngs(0)))
+      >>> rnn(jnp.ones((2, 5, 3))).shape
+      (2, 5, 4)
+    """
+
+    def __init__(self, cell: cells.Cell, in_features: int, *, rngs: nnx.Rngs):
+        self.cell = cell
+        self.params = _Parameters(cell, in_features, rngs)
+
+    def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
+        """One step: `(carry, y)`."""
+        return step(self.cell, self.params(), carry, inputs)
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs=None, carry_init=None) -> PyTree:
+        """The initial state for inputs `[*batch, D]`; it is no draw, so `rngs` is not used."""
+        if carry_init is not None:
+            raise ValueError("carry_init is not supported: pass initial_carry to nnx.RNN instead")
+        return self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Trailing axes of an input that belong to one element of the batch."""
+        return self.cell.num_feature_axes
+
+
+def _time_major(flags: jax.Array | None) -> jax.Array | None:
+    return None if flags is None else jnp.moveaxis(jnp.asarray(flags), -1, 0)

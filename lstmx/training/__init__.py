@@ -1,0 +1,41 @@
+"""Training that is model-agnostic, bit-exact across kills, and honest about its checkpoints."""
+
+from lstmx.training.checkpoint import CheckpointError, Restored, restore_params
+from lstmx.training.config import config_differences, config_from_dict, config_to_dict
+from lstmx.training.loop import LoopConfig, NonFiniteError, Result, train, train_in
+from lstmx.training.metrics import best_validation, read_metrics
+from lstmx.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from lstmx.training.run import Run, RunError, RunRecord, claim_run, open_run
+from lstmx.training.state import TrainState, init_state, make_keys, make_step
+from lstmx.training.task import VALIDATION, Task
+
+__all__ = [
+    "VALIDATION",
+    "CheckpointError",
+    "LoopConfig",
+    "NonFiniteError",
+    "OptimizerConfig",
+    "Restored",
+    "Result",
+    "Run",
+    "RunError",
+    "RunRecord",
+    "Task",
+    "TrainState",
+    "best_validation",
+    "claim_run",
+    "config_differences",
+    "config_from_dict",
+    "config_to_dict",
+    "decay_mask",
+    "init_state",
+    "make_keys",
+    "make_optimizer",
+    "make_schedule",
+    "make_step",
+    "open_run",
+    "read_metrics",
+    "restore_params",
+    "train",
+    "train_in",
+]

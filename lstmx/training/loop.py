@@ -1,0 +1,353 @@
+"""The training loop: one compiled step, again and again, and what must happen between two of them."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from lstmx.training import checkpoint
+from lstmx.training.config import config_to_dict
+from lstmx.training.digest import saved_steps
+from lstmx.training.files import write_atomically
+from lstmx.training.metrics import MetricsLog, best_validation, is_finite
+from lstmx.training.optimizer import OptimizerConfig, make_optimizer
+from lstmx.training.progress import Progress, Throughput, format_numbers, format_seconds, show_progress
+from lstmx.training.run import Run, claim_run, make_record
+from lstmx.training.signals import StopRequest, stop_on_signals
+from lstmx.training.state import TrainState, abstract_state, init_state, make_keys, make_step
+from lstmx.training.task import VALIDATION, Task
+
+if TYPE_CHECKING:
+    import optax
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the gradient is not a finite number any more; the message says where and what to change."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What happens between training steps.
+
+    Attributes:
+        eval_every: steps between evaluations on the validation split, each followed by a checkpoint; 0 for
+            none but the one at the end.
+        checkpoint_every: steps between further checkpoints; 0 for none but those after evaluations.
+        log_every: steps between records of the training loss.
+        keep_latest: how many of the newest checkpoints to keep.
+        keep_best: how many of the checkpoints with the lowest validation loss to keep as well.
+        sample: whether to draw a sample at each evaluation, if the task can.
+        tensorboard: whether to write event files as well, where tensorboardX is installed.
+    """
+
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    log_every: int = 50
+    keep_latest: int = 2
+    keep_best: int = 1
+    sample: bool = True
+    tensorboard: bool = True
+
+    def __post_init__(self):
+        for name, least in {
+            "eval_every": 0,
+            "checkpoint_every": 0,
+            "log_every": 1,
+            "keep_latest": 1,
+            "keep_best": 0,
+        }.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended.
+
+    Attributes:
+        status: "finished" or "interrupted".
+        step: steps done.
+        steps: steps asked for.
+        seconds: time spent, in all processes of the run.
+        train: the last record of the training loss, or None.
+        validation: the last record of the validation split, or None.
+        best: the validation record of the lowest loss, or None.
+        signal: number of the signal that interrupted it, or None.
+        state: the state reached.
+    """
+
+    status: str
+    step: int
+    steps: int
+    seconds: float
+    train: Mapping[str, Any] | None
+    validation: Mapping[str, Any] | None
+    best: Mapping[str, Any] | None
+    signal: int | None
+    state: TrainState
+
+    def summary(self) -> dict[str, Any]:
+        """All but the state, as JSON can hold it."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What stays the same during one process of a run."""
+
+    task: Task
+    run: Run
+    steps: int
+    loop: LoopConfig
+    sample_key: jax.Array
+    log: MetricsLog
+    saver: checkpoint.Saver
+    progress: Progress
+    throughput: Throughput
+    started: float
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def train(
+    task: Task,
+    workdir: str | Path,
+    *,
+    steps: int,
+    seed: int = 0,
+    optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
+    loop: LoopConfig = LoopConfig(),
+    experiment: str = "python",
+    quiet: bool = False,
+) -> Result:
+    """Trains a task in a run folder, or goes on with the training found there.
+
+    Killed at any point and called again with the same arguments, it ends with the same bits as if it had not
+    been.
+
+    Args:
+        task: model, data and loss.
+        workdir: the run folder.
+        steps: number of updates.
+        seed: seed of all randomness.
+        optimizer: a config, or any optax transformation (its settings are not recorded: keep them the same).
+        loop: evaluation, checkpoints and log.
+        experiment: name recorded in config.json.
+        quiet: print nothing.
+
+    Returns:
+        The result, with the final state.
+
+    Raises:
+        RunError: the folder cannot be used: in use, of another config, not writable, not a run.
+        CheckpointError: a checkpoint could not be written, or all that exist are damaged.
+        NonFiniteError: the loss or the gradient is not finite.
+    """
+    settings = config_to_dict(optimizer) if isinstance(optimizer, OptimizerConfig) else "optax"
+    config = {"steps": steps, "seed": seed, "optimizer": settings, "loop": config_to_dict(loop)}
+    with claim_run(workdir, experiment, config) as run:
+        return train_in(run, task, steps=steps, seed=seed, optimizer=optimizer, loop=loop, quiet=quiet)
+
+
+def train_in(
+    run: Run,
+    task: Task,
+    *,
+    steps: int,
+    seed: int,
+    optimizer: "OptimizerConfig | optax.GradientTransformation",
+    loop: LoopConfig,
+    quiet: bool = False,
+) -> Result:
+    """`train` in a run folder that is already claimed; arguments and errors as there."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    schedule = None
+    if isinstance(optimizer, OptimizerConfig):
+        optimizer, schedule = make_optimizer(optimizer, steps)
+    keys = make_keys(seed)
+
+    target = checkpoint.state_items(abstract_state(task, optimizer))
+    restored = checkpoint.restore_latest(run.folder, target)
+    if restored is None:
+        state = init_state(task, optimizer, keys.init)
+    else:
+        state = checkpoint.items_state(restored.items)
+    start = int(state.step)
+    if run.is_new:
+        run.write_record()
+
+    with (
+        stop_on_signals() as stop,
+        MetricsLog(run.folder, resumed_step=start, tensorboard=loop.tensorboard) as log,
+        checkpoint.Saver(
+            run.folder,
+            keep_latest=loop.keep_latest,
+            keep_best=loop.keep_best,
+            resumed_step=None if restored is None else start,
+        ) as saver,
+        show_progress(steps, start, quiet) as progress,
+    ):
+        before = max((record.get("elapsed_s", 0.0) for record in log.records), default=0.0)
+        session = _Session(
+            task,
+            run,
+            steps,
+            loop,
+            keys.sample,
+            log,
+            saver,
+            progress,
+            Throughput(),
+            time.perf_counter() - before,
+        )
+        _introduce(session, start, seed)
+        train_step = make_step(task.loss, optimizer, schedule)
+        state = _advance(session, state, lambda state, batch: train_step(state, batch, keys.step), stop)
+        return _conclude(session, state, stop)
+
+
+def _introduce(session: _Session, start: int, seed: int) -> None:
+    say, task = session.progress.say, session.task
+    device = jax.devices()[0]
+    say(task.describe())
+    say(
+        f"{session.steps:,} steps of {task.units_per_step:,} {task.unit} on {device.device_kind} "
+        f"({device.platform}), seed {seed}, in {session.run.folder}"
+    )
+    if start:
+        say(f"resuming at step {start}")
+    elif not session.run.is_new:
+        say("starting again from step 0: no checkpoint was completed")
+    old, new = session.run.record.versions, make_record("", {}).versions
+    for name in old:
+        if not session.run.is_new and old[name] != new.get(name):
+            say(
+                f"note: the run was started with {name} {old[name]}, this is {new.get(name)}: bits may differ"
+            )
+
+
+def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest) -> TrainState:
+    step, steps, loop = int(state.step), session.steps, session.loop
+    began, first, pending = time.perf_counter(), step, None
+    while step < steps:
+        state, metrics = train_step(state, session.task.batch(step))
+        step += 1
+        # The device computes this step while the host looks at the one before and prepares the next batch.
+        if pending is not None:
+            _check_and_log(session, *pending)
+        pending = (step, metrics)
+        if step == first + 1:
+            jax.block_until_ready(metrics)
+            seconds = format_seconds(time.perf_counter() - began)
+            session.progress.say(f"first step, compilation included: {seconds}")
+            _check_and_log(session, *pending)
+            pending = None
+            session.throughput.restart()
+        stopping = bool(stop)
+        evaluates = step == steps or _is_due(step, loop.eval_every)
+        if evaluates or stopping or _is_due(step, loop.checkpoint_every):
+            # Nothing is saved or evaluated before its own loss is known to be finite.
+            if pending is not None:
+                _check_and_log(session, *pending)
+                pending = None
+            loss = _evaluate(session, state, step) if evaluates else None
+            # Records first: a checkpoint whose records are missing would never get them back.
+            session.log.sync()
+            session.saver.save(state, validation_loss=loss, record=vars(session.run.record))
+            session.throughput.restart()
+        if stopping:
+            break
+    return state
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _check_and_log(session: _Session, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+        raise NonFiniteError(_explain(session, step, values))
+    session.throughput.tick()
+    # Only what depends on the step decides, so that a resumed run logs what an uninterrupted one would.
+    logs = step == session.steps or step % session.loop.log_every == 0
+    if not logs and not session.progress.every_step:
+        return
+    shown = session.task.display(values)
+    rate = session.throughput.steps_per_second
+    units = rate * session.task.units_per_step
+    if logs:
+        timing = {"elapsed_s": round(session.elapsed, 3)} | ({"units_per_s": round(units, 1)} if rate else {})
+        session.log.write({"step": step, "split": "train", **values, **shown, **timing})
+    left = (session.steps - step) / rate if rate else math.inf
+    speed = f"{units:,.0f} {session.task.unit}/s" if rate else ""
+    session.progress.update(step, shown or {"loss": values["loss"]}, speed, left)
+
+
+def _explain(session: _Session, step: int, values: Mapping[str, float]) -> str:
+    rate = values.get("learning_rate")
+    known = "" if rate is None else f", learning rate {rate:.4g}"
+    saved = saved_steps(session.run.folder)
+    kept = f"the last checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
+    return (
+        f"not finite at step {step}: loss {values['loss']:.4g}, grad norm {values['grad_norm']:.4g}{known}\n"
+        f"nothing of it was saved; {kept}. The same run would meet the same numbers again: start another\n"
+        "with a smaller --optimizer.learning-rate or --optimizer.clip-norm, or with --optimizer.warmup-steps"
+    )
+
+
+def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
+    loss = None
+    if VALIDATION in session.task.splits:
+        metrics = {
+            name: float(value) for name, value in session.task.evaluate(state.params, VALIDATION).items()
+        }
+        loss = metrics["loss"]
+        best = best_validation(session.log.records)
+        if not is_finite(loss):
+            verdict = "not finite: never the best"
+        elif best is None or loss <= best["loss"]:
+            verdict = "best so far"
+        else:
+            verdict = f"best {best['loss']:.4g} at step {best['step']}"
+        session.log.write(
+            {"step": step, "split": VALIDATION, **metrics, "elapsed_s": round(session.elapsed, 3)}
+        )
+        session.progress.say(f"step {step}: validation {format_numbers(metrics)}  ({verdict})")
+    if session.loop.sample:
+        text = session.task.sample(state.params, jax.random.fold_in(session.sample_key, step))
+        if text is not None:
+            folder = session.run.folder / "samples"
+            folder.mkdir(exist_ok=True)
+            write_atomically(folder / f"{step}.txt", text + "\n")
+            session.progress.say("\n".join("  | " + line for line in text.splitlines()))
+    return loss
+
+
+def _conclude(session: _Session, state: TrainState, stop: StopRequest) -> Result:
+    records, step = session.log.records, int(state.step)
+    last = {record["split"]: record for record in records}
+    finished = step == session.steps
+    result = Result(
+        status="finished" if finished else "interrupted",
+        step=step,
+        steps=session.steps,
+        seconds=round(session.elapsed, 3),
+        train=last.get("train"),
+        validation=last.get(VALIDATION),
+        best=best_validation(records),
+        signal=None if finished else stop.signal,
+        state=state,
+    )
+    if finished:
+        write_atomically(session.run.folder / "result.json", json.dumps(result.summary(), indent=2) + "\n")
+    return result

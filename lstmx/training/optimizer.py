@@ -1,0 +1,183 @@
+"""Optimizers and learning rate schedules: a config in, an optax transformation out."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+
+if TYPE_CHECKING:
+    # optax takes a second to import and `--help` needs none of it: the functions below import it when called.
+    import optax
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters are updated.
+
+    Attributes:
+        name: the rule. Weight decay is decoupled in all of them (added to the update, not to the gradient).
+        learning_rate: the peak learning rate.
+        schedule: the course of the learning rate after the warmup, from the peak to `final_fraction` of it;
+            "constant" stays at the peak.
+        warmup_steps: steps of linear warmup; the first update uses learning_rate / warmup_steps.
+        final_fraction: last learning rate as a fraction of the peak, in [0, 1]; above 0 for "exponential".
+        weight_decay: decay of matrices (two axes or more); biases, gains and other vectors are left alone.
+        momentum: momentum of sgd and rmsprop; 0 for none.
+        b1: decay of the first moment of adam, adamw, nadamw, lamb and lion.
+        b2: decay of the second moment of the same, and of the squared gradient of rmsprop.
+        eps: term that keeps the division by the second moment finite.
+        clip_norm: largest global norm of the gradient; larger ones are scaled down to it. None to switch off.
+    """
+
+    name: Literal["adamw", "adam", "nadamw", "lamb", "lion", "rmsprop", "adagrad", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.1
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self):
+        names = OptimizerConfig.__annotations__
+        for field in ("name", "schedule"):
+            allowed = names[field].__args__
+            _require(
+                field, getattr(self, field), getattr(self, field) in allowed, f"one of {', '.join(allowed)}"
+            )
+        _require(
+            "learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "positive and finite"
+        )
+        _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
+        _require("final_fraction", self.final_fraction, 0 <= self.final_fraction <= 1, "between 0 and 1")
+        if self.schedule == "exponential":
+            _require("final_fraction", self.final_fraction, self.final_fraction > 0, "above 0 if exponential")
+        _require(
+            "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0 and finite"
+        )
+        if self.name == "adam":
+            rule = "0 for adam; adamw is adam with weight decay"
+            _require("weight_decay", self.weight_decay, self.weight_decay == 0, rule)
+        for field in ("momentum", "b1", "b2"):
+            _require(field, getattr(self, field), 0 <= getattr(self, field) < 1, "at least 0 and below 1")
+        _require("eps", self.eps, 0 < self.eps < math.inf, "positive and finite")
+        if self.clip_norm is not None:
+            positive = 0 < self.clip_norm < math.inf
+            _require("clip_norm", self.clip_norm, positive, "positive and finite, or None for no clipping")
+
+
+def _require(field: str, value: Any, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} must be {rule}, got {value!r}")
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> "optax.Schedule":
+    """The learning rate as a function of the step, counted from 0.
+
+    Args:
+        config: the optimizer.
+        steps: length of the training in steps; the decay ends there.
+
+    Returns:
+        An optax schedule.
+
+    Raises:
+        ValueError: there are no steps, or the warmup is not shorter than the training.
+
+    Example:
+        >>> config = OptimizerConfig(learning_rate=1.0, schedule="linear", warmup_steps=4, final_fraction=0.0)
+        >>> schedule = make_schedule(config, steps=8)
+        >>> [round(float(schedule(step)), 3) for step in (0, 1, 3, 4, 6, 8)]
+        [0.25, 0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    import optax
+
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if config.warmup_steps >= steps:
+        raise ValueError(f"warmup_steps must be below steps, got {config.warmup_steps} of {steps}")
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = steps - warmup
+    if config.schedule == "constant":
+        decay = optax.constant_schedule(peak)
+    elif config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
+    elif config.schedule == "linear":
+        decay = optax.linear_schedule(peak, peak * config.final_fraction, decay_steps)
+    else:
+        decay = optax.exponential_decay(peak, decay_steps, config.final_fraction)
+    if warmup == 0:
+        return decay
+    # From peak / warmup and not from 0: an update with learning rate 0 would waste the first batch.
+    rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([rise, decay], [warmup])
+
+
+def decay_mask(params: Any) -> Any:
+    """Tells which parameters weight decay applies to: those with two axes or more.
+
+    Example:
+        >>> import numpy as np
+        >>> decay_mask({"kernel": np.ones((2, 3)), "bias": np.ones(3)})
+        {'bias': False, 'kernel': True}
+    """
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int
+) -> tuple["optax.GradientTransformation", "optax.Schedule"]:
+    """Builds the optax transformation of a config and its learning rate schedule.
+
+    Args:
+        config: the optimizer.
+        steps: length of the training in steps.
+
+    Returns:
+        (transformation, schedule): the schedule is part of the transformation and given for the log.
+
+    Raises:
+        ValueError: the warmup is not shorter than the training.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer, _ = make_optimizer(OptimizerConfig("sgd", 0.5, momentum=0.0, clip_norm=None), steps=10)
+        >>> params = {"w": jnp.ones(2)}
+        >>> updates, _ = optimizer.update({"w": jnp.ones(2)}, optimizer.init(params), params)
+        >>> updates["w"].tolist()
+        [-0.5, -0.5]
+    """
+    import optax
+
+    schedule = make_schedule(config, steps)
+    parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    parts += _direction(config)
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    if config.name == "lamb":
+        parts.append(optax.scale_by_trust_ratio())
+    parts.append(optax.scale_by_learning_rate(schedule))
+    return optax.chain(*parts), schedule
+
+
+def _direction(config: OptimizerConfig) -> list["optax.GradientTransformation"]:
+    import optax
+
+    momentum = [optax.trace(config.momentum)] if config.momentum else []
+    match config.name:
+        case "adamw" | "adam" | "lamb":
+            return [optax.scale_by_adam(config.b1, config.b2, config.eps)]
+        case "nadamw":
+            return [optax.scale_by_adam(config.b1, config.b2, config.eps, nesterov=True)]
+        case "lion":
+            return [optax.scale_by_lion(config.b1, config.b2)]
+        case "rmsprop":
+            return [optax.scale_by_rms(config.b2, config.eps), *momentum]
+        case "adagrad":
+            return [optax.scale_by_rss(eps=config.eps)]
+        case "sgd":
+            return momentum

@@ -1,0 +1,193 @@
+"""The folder of a run: what it was asked to do, and who may write in it."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lstmx.training.config import config_differences
+from lstmx.training.files import write_atomically
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lstmx")
+
+
+class RunError(ValueError):
+    """A run folder cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `config.json` holds.
+
+    Attributes:
+        experiment: name of the experiment, or path of its file.
+        config: its config as a dict; see `lstmx.training.config_from_dict`.
+        versions: versions of Python and of the libraries that started the run.
+        git: commit of the code, with "-dirty" if it had changes; None outside of a repository.
+    """
+
+    experiment: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that this process alone may write in, for as long as `claim_run` lasts.
+
+    Attributes:
+        folder: the folder.
+        record: what is in its config.json, or will be.
+        is_new: nothing has been recorded in it yet.
+    """
+
+    folder: Path
+    record: RunRecord
+    is_new: bool
+
+    def write_record(self) -> None:
+        """Writes config.json, after which the folder is a run."""
+        write_atomically(self.folder / "config.json", json.dumps(asdict(self.record), indent=2) + "\n")
+
+
+def make_record(experiment: str, config: Mapping[str, Any]) -> RunRecord:
+    """The record of a run started by the software at hand."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # A checkout that is run in place.
+            versions[package] = getattr(sys.modules.get(package), "__version__", "not installed")
+    return RunRecord(experiment, json.loads(json.dumps(config)), versions, _git_commit())
+
+
+def _git_commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def open_run(folder: str | Path) -> RunRecord:
+    """Reads what a run was asked to do, without touching it.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        Its record: experiment and config, with versions.
+
+    Raises:
+        RunError: there is no such folder, it is not a run, or its config.json is damaged.
+
+    Example:
+        >>> open_run("no/such/run")
+        Traceback (most recent call last):
+        lstmx.training.run.RunError: no run at no/such/run: there is no such folder
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not folder.is_dir():
+        reason = "it is a file" if folder.exists() else "there is no such folder"
+        raise RunError(f"no run at {folder}: {reason}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return RunRecord(
+            content["experiment"], content["config"], content.get("versions", {}), content.get("git")
+        )
+    except FileNotFoundError:
+        raise RunError(f"no run at {folder}: it has no config.json") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error!r}): restore it or choose another folder") from error
+
+
+@contextmanager
+def claim_run(folder: str | Path, experiment: str, config: Mapping[str, Any]) -> Iterator[Run]:
+    """Makes or opens a run folder for training and keeps other processes out of it.
+
+    Nothing is compiled and no data is read, so a wrong folder is known at once. config.json is not written
+    here but by `Run.write_record`, so that a failure to set up the training does not leave a run behind.
+
+    Args:
+        folder: the run folder; made if there is none.
+        experiment: name of the experiment or path of its file.
+        config: its config as a dict.
+
+    Yields:
+        The run.
+
+    Raises:
+        RunError: it is a file, cannot be written, holds something else, is in use, or has another config.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: a run needs a folder")
+    _refuse_foreign(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
+    with _lock(folder):
+        record = make_record(experiment, config)
+        is_new = not (folder / "config.json").exists()
+        if not is_new:
+            _refuse_changed(folder, open_run(folder), record)
+        yield Run(folder, record, is_new)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists() or (folder / "config.json").exists():
+        return
+    others = [entry.name for entry in folder.iterdir() if entry.name != "lock" and entry.suffix != ".tmp"]
+    if others:
+        shown = ", ".join(sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
+        raise RunError(
+            f"{folder} is not empty and not a run (no config.json, but {shown}): choose another folder"
+        )
+
+
+def _refuse_changed(folder: Path, old: RunRecord, new: RunRecord) -> None:
+    lines = []
+    # By stem: the file of an experiment may have been moved, with the run or without.
+    if Path(old.experiment).stem != Path(new.experiment).stem:
+        lines.append(f"  experiment: {old.experiment} in the run, {new.experiment} asked")
+    for name, (before, after) in config_differences(old.config, new.config).items():
+        lines.append(f"  {name}: {before} in the run, {after} asked")
+    if lines:
+        advice = "ask for the same to resume it, or choose another --workdir"
+        raise RunError("\n".join([f"the run in {folder} has another config; {advice}", *lines]))
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    # The lock belongs to the open file and the system drops it with the process, however that ends: a lock
+    # left by a crash needs no detection. The content only serves the message.
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise RunError(f"{folder} is in use by {owner}: wait for it, or choose another folder") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -1,0 +1,12 @@
+"""Trains an experiment, or goes on with a run: train.py EXPERIMENT [--workdir RUN] [--field value ...]."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import experiments
+from lstmx.training import cli
+
+if __name__ == "__main__":
+    sys.exit(cli.main(experiments.load, experiments.names()))

@@ -1,0 +1,23 @@
+"""What all tests share: the import path, and double precision on request."""
+
+import sys
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# The repository, for `experiments`; and this folder, for the table of cells and the oracles.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+# A new shape is a new compilation: the time of an example says nothing.
+hypothesis.settings.register_profile("lstmx", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("lstmx")
+
+
+@pytest.fixture
+def double():
+    """Double precision for the test."""
+    with jax.enable_x64(True):
+        yield
