@@ -7,6 +7,9 @@ import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from lstmx.training import config_from_dict, open_run
 
 
 def names() -> list[str]:
@@ -49,6 +52,23 @@ def load(name_or_path: str) -> ModuleType:
     if missing:
         raise ValueError(f"{name_or_path} is not an experiment: it has no {' and no '.join(missing)}")
     return module
+
+
+def reopen(folder: str | Path) -> tuple[ModuleType, Any]:
+    """The experiment of a run and its config.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        (module, config).
+
+    Raises:
+        ValueError: there is no run, or its experiment is gone or has other options now.
+    """
+    record = open_run(folder)
+    module = load(record.experiment)
+    return module, config_from_dict(module.Config, record.config)
 
 
 def _load_file(path: Path) -> ModuleType:

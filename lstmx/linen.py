@@ -82,8 +82,8 @@ def _layers(
     return Layer(networks.stacked(cell, num_layers, bidirectional, dropout_rate), name=name)
 
 
-# LSTM(4, num_layers=2, bidirectional=True, dropout_rate=0.5) and so on: the arguments of lstmx.nnx.LSTM without
-# in_features and rngs, which Linen finds out by itself.
+# LSTM(4, num_layers=2, bidirectional=True, dropout_rate=0.5) and so on: the arguments of
+# lstmx.nnx.LSTM without in_features and rngs, which Linen finds out by itself.
 LSTM = functools.partial(_layers, cells.LSTM)
 GRU = functools.partial(_layers, cells.GRU)
 Elman = functools.partial(_layers, cells.Elman)

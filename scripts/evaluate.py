@@ -1,6 +1,6 @@
-"""Evaluates a run: evaluate.py RUN [--split test] [--checkpoint best|latest|STEP] [--json]."""
+"""Evaluates a run on one of its splits: evaluate.py RUN [--split test] [--json]."""
 
-import json
+import json as json_format
 import sys
 from pathlib import Path
 
@@ -9,32 +9,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 import experiments
-from lstmx.training import cli
+from lstmx.training import check_assets, cli, restore_params
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path], split: str = "validation", checkpoint: str = "best", json: bool = False
+    run: tyro.conf.Positional[Path],
+    split: str = "validation",
+    checkpoint: str = "best",
+    json: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Prints the metrics of a run on one of its splits.
+    """Evaluates a run on one of its splits.
 
     Args:
         run: the run folder.
         split: train, validation or test.
-        checkpoint: best (of the validation loss), latest, or a step.
+        checkpoint: best (by validation loss), latest, or the number of a step.
         json: end with one line of JSON.
     """
     with cli.clean_errors():
-        module, config, _ = cli.reopen(run, experiments.load)
+        module, config = experiments.reopen(run)
         task = module.make_task(config)
-        metrics = task.evaluate(cli.restore(run, task, checkpoint), split)
+        check_assets(run, task.assets() if hasattr(task, "assets") else {})
+        restored = restore_params(run, task, checkpoint)
+        metrics = task.evaluate(restored.items["params"], split)
+    print(f"{split}, checkpoint of step {restored.step}")
     for name, value in metrics.items():
-        print(f"{split} {name}: {value:.4f}")
+        print(f"  {name}: {value:.4f}")
     if json:
-        print(_json_line({"workdir": str(run), "split": split, **metrics}))
-
-
-def _json_line(record: dict) -> str:
-    return json.dumps(record)
+        print(json_format.dumps({"workdir": str(run), "step": restored.step, "split": split, **metrics}))
 
 
 if __name__ == "__main__":

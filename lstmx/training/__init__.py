@@ -5,7 +5,7 @@ from lstmx.training.config import config_differences, config_from_dict, config_t
 from lstmx.training.loop import LoopConfig, NonFiniteError, Result, train, train_in
 from lstmx.training.metrics import best_validation, read_metrics
 from lstmx.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
-from lstmx.training.run import Run, RunError, RunRecord, claim_run, open_run
+from lstmx.training.run import Run, RunError, RunRecord, check_assets, claim_run, open_run, read_assets
 from lstmx.training.state import TrainState, init_state, make_keys, make_step
 from lstmx.training.task import VALIDATION, Task
 
@@ -23,6 +23,7 @@ __all__ = [
     "Task",
     "TrainState",
     "best_validation",
+    "check_assets",
     "claim_run",
     "config_differences",
     "config_from_dict",
@@ -34,6 +35,7 @@ __all__ = [
     "make_schedule",
     "make_step",
     "open_run",
+    "read_assets",
     "read_metrics",
     "restore_params",
     "train",

@@ -307,6 +307,8 @@ def restore_params(run: str | Path, task: Task, which: str | int = "best") -> Re
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     target = {"params": on_default_device(params)}
     if which not in ("best", "latest"):
+        if not str(which).isdigit():
+            raise ValueError(f"a checkpoint is best, latest or the number of a step, got {which!r}")
         return restore(run, int(which), target)
     restored = restore_best(run, target) if which == "best" else None
     if restored is None:

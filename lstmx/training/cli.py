@@ -63,7 +63,7 @@ def main(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence
         )
         print(usage, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
-    with _clean_errors():
+    with clean_errors():
         module = load(argv[0])
     arguments = parse(module, argv[0], argv[1:])
     command = shlex.join(["python", sys.argv[0], *argv])
@@ -213,7 +213,7 @@ def _run(module: ModuleType, arguments: Arguments, command: str) -> int:
     if Path(experiment).is_file():
         experiment = str(Path(experiment).resolve())
     with contextlib.ExitStack() as stack:
-        with _clean_errors():
+        with clean_errors():
             make_schedule(config.optimizer, config.steps)  # refuses what contradicts, before anything is made
             run = stack.enter_context(claim_run(folder, experiment, config_to_dict(config)))
             finished = _read_result(run)
@@ -268,11 +268,11 @@ def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -
 
 
 @contextlib.contextmanager
-def _clean_errors():
+def clean_errors():
     """Shows what a person can put right as a message; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         _fail(str(error))
 
 

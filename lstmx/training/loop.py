@@ -17,7 +17,7 @@ from lstmx.training.files import write_atomically
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
 from lstmx.training.optimizer import OptimizerConfig, make_optimizer
 from lstmx.training.progress import Progress, Throughput, format_numbers, format_seconds, show_progress
-from lstmx.training.run import Run, claim_run, make_record
+from lstmx.training.run import Run, claim_run, keep_assets, make_record
 from lstmx.training.signals import StopRequest, stop_on_signals
 from lstmx.training.state import TrainState, abstract_state, init_state, make_keys, make_step
 from lstmx.training.task import VALIDATION, Task
@@ -184,6 +184,7 @@ def train_in(
     start = int(state.step)
     if run.is_new:
         run.write_record()
+    keep_assets(run.folder, task.assets() if hasattr(task, "assets") else {})
 
     with (
         stop_on_signals() as stop,

@@ -61,6 +61,39 @@ class Run:
         write_atomically(self.folder / "config.json", json.dumps(asdict(self.record), indent=2) + "\n")
 
 
+def check_assets(folder: Path, assets: Mapping[str, str]) -> None:
+    """Raises RunError if a task's assets differ from those that the run keeps: it would meet other data."""
+    kept = read_assets(folder)
+    changed = [name for name, text in assets.items() if kept.get(name, text) != text]
+    if changed:
+        raise RunError(
+            f"the data are not those that the run {folder} was started with ({', '.join(changed)} differ); "
+            "restore them or start another run"
+        )
+
+
+def keep_assets(folder: Path, assets: Mapping[str, str]) -> None:
+    """Keeps what a task gives a run to know later: vocabularies, scalers, digests of the data.
+
+    Args:
+        folder: the run folder.
+        assets: file name -> text.
+
+    Raises:
+        RunError: the run was started with others, that is, with other data.
+    """
+    check_assets(folder, assets)
+    (folder / "assets").mkdir(exist_ok=True)
+    for name, text in assets.items():
+        write_atomically(folder / "assets" / name, text)
+
+
+def read_assets(folder: str | Path) -> dict[str, str]:
+    """The assets of a run: file name -> text."""
+    files = sorted(Path(folder, "assets").glob("[!.]*"))
+    return {file.name: file.read_text(encoding="utf-8") for file in files if file.suffix != ".tmp"}
+
+
 def make_record(experiment: str, config: Mapping[str, Any]) -> RunRecord:
     """The record of a run started by the software at hand."""
     versions = {"python": platform.python_version()}

@@ -16,6 +16,9 @@ class Task(Protocol):
     The loop knows nothing else, so anything that offers these names can be trained: a language model, a
     forecaster, a linear regression in ten lines.
 
+    A task may also have `assets() -> dict[str, str]`, texts by file name that the run keeps in its folder:
+    what is needed to use the model without the data, and digests by which changed data are noticed.
+
     Attributes:
         unit: what one unit of data is, in the plural, for the throughput: "characters", "sequences".
         units_per_step: how many units one training batch holds.
