@@ -1,0 +1,1 @@
+"""What experiments of a kind share: models and data as tasks of the training loop."""
