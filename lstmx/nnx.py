@@ -23,20 +23,8 @@ from flax import nnx
 
 from lstmx import cells, networks
 from lstmx.cells.base import PyTree
-from lstmx.nested import layout_of, nest, unnest
+from lstmx.nested import Layout, layout_of, nest, unnest
 from lstmx.scan import scan, step
-
-
-class _Parameters(nnx.Module):
-    """The parameters of a cell or network as `nnx.Param`s, found under the names of its parts."""
-
-    def __init__(self, cell, in_features: int, rngs: nnx.Rngs):
-        params = cell.init(rngs.params(), in_features)
-        self.layout = layout_of(params)
-        self.tree = nest(params, self.layout, leaf=nnx.Param, node=nnx.Dict)
-
-    def __call__(self) -> PyTree:
-        return unnest(self.tree, self.layout, leaf=lambda param: param[...])
 
 
 class Layer(nnx.Module):
@@ -59,7 +47,7 @@ class Layer(nnx.Module):
 
     def __init__(self, network, in_features: int, *, rngs: nnx.Rngs):
         self.network = network
-        self.params = _Parameters(network, in_features, rngs)
+        self.layout, self.params = _variables(network.init(rngs.params(), in_features))
         self.deterministic = False
         draws = getattr(network, "dropout_rate", 0) > 0 and ("dropout" in rngs or "default" in rngs)
         self.rngs = rngs.dropout.fork() if draws else nnx.data(None)
@@ -106,7 +94,7 @@ class Layer(nnx.Module):
             key = stream.dropout() if isinstance(stream, nnx.Rngs) else stream()
         state, ys = scan(
             self.network,
-            self.params(),
+            self.parameters(),
             jnp.moveaxis(xs, -2, 0),
             initial_state,
             lengths=lengths,
@@ -120,11 +108,15 @@ class Layer(nnx.Module):
 
     def step(self, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step without dropout, x `[*batch, D]`; see `lstmx.step`."""
-        return step(self.network, self.params(), state, x)
+        return step(self.network, self.parameters(), state, x)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The state before the first step."""
         return self.network.initial_state(batch_shape)
+
+    def parameters(self) -> PyTree:
+        """The parameters as `lstmx.scan` takes them."""
+        return _arrays(self.params, self.layout)
 
 
 class LSTM(Layer):
@@ -196,11 +188,11 @@ class Cell(nnx.RNNCellBase):
 
     def __init__(self, cell: cells.Cell, in_features: int, *, rngs: nnx.Rngs):
         self.cell = cell
-        self.params = _Parameters(cell, in_features, rngs)
+        self.layout, self.params = _variables(cell.init(rngs.params(), in_features))
 
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step: `(carry, y)`."""
-        return step(self.cell, self.params(), carry, inputs)
+        return step(self.cell, self.parameters(), carry, inputs)
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs=None, carry_init=None) -> PyTree:
         """The initial state for inputs `[*batch, D]`; it is no draw, so `rngs` is not used."""
@@ -208,10 +200,24 @@ class Cell(nnx.RNNCellBase):
             raise ValueError("carry_init is not supported: pass initial_carry to nnx.RNN instead")
         return self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
 
+    def parameters(self) -> PyTree:
+        """The parameters as `lstmx.step` takes them."""
+        return _arrays(self.params, self.layout)
+
     @property
     def num_feature_axes(self) -> int:
         """Trailing axes of an input that belong to one element of the batch."""
         return self.cell.num_feature_axes
+
+
+def _variables(params: PyTree) -> tuple[Layout, nnx.Dict]:
+    """Parameters as `nnx.Param`s under the names of their parts, and how to put them together again."""
+    layout = layout_of(params)
+    return layout, nest(params, layout, leaf=nnx.Param, node=nnx.Dict)
+
+
+def _arrays(variables: nnx.Dict, layout: Layout) -> PyTree:
+    return unnest(variables, layout, leaf=lambda param: param[...])
 
 
 def _time_major(flags: jax.Array | None) -> jax.Array | None:

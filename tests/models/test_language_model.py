@@ -26,7 +26,7 @@ def test_the_model_is_embedding_scan_and_output(cell, tied):
     table = np.asarray(model.embedding.embedding[...])
     recurrent = model.recurrent
     xs = jnp.asarray(table[TOKENS].swapaxes(0, 1))
-    _, ys = lstmx.scan(recurrent.network, recurrent.params(), xs)
+    _, ys = lstmx.scan(recurrent.network, recurrent.parameters(), xs)
     if tied:
         expected = ys @ model.projection.kernel[...] @ table.T + model.bias[...]
     else:
