@@ -87,12 +87,13 @@ class Config:
     loop: LoopConfig = LoopConfig(eval_every=500, checkpoint_every=500, log_every=50)
 
 
-# The last tenth of Tiny Shakespeare is held out as the test split; the tenth's half before it chooses the
-# checkpoint. The three networks have 1.22 million parameters each.
+# The last tenth of Tiny Shakespeare is held out and looked at once, at the end: nothing chooses a checkpoint.
+# The recipe was chosen by training on the first 80 % and validating on the next 10 %. The three networks have
+# 1.22 million parameters each.
 SHAKESPEARE = Config(
-    steps=5000,
-    data=DataConfig(source="tiny_shakespeare", splits=(85, 5, 10)),
-    model=ModelConfig(hidden_size=512, dropout_rate=0.4),
+    steps=4000,
+    data=DataConfig(source="tiny_shakespeare", splits=(90, 0, 10)),
+    model=ModelConfig(hidden_size=512, dropout_rate=0.3),
 )
 
 PRESETS = {
