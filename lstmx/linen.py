@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from lstmx import cells, networks
 from lstmx.cells.base import PyTree
-from lstmx.nested import Layout, layout_of, nest, unnest
+from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
 from lstmx.scan import scan, step
 
 
@@ -109,7 +109,8 @@ class Cell(nn.RNNCellBase):
     @nn.compact
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step: `(carry, y)`."""
-        return step(self.cell, _params(self, self.cell, inputs.shape[-1]), carry, inputs)
+        state, y = step(self.cell, _params(self, self.cell, inputs.shape[-1]), carry, inputs)
+        return as_carry(state, carry), y
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> PyTree:

@@ -1,4 +1,4 @@
-"""Parameters as nested dictionaries, the form in which Flax stores variables, and back."""
+"""Parameters as nested dictionaries, the form in which Flax stores variables, and back; states as carries."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -59,6 +59,18 @@ def unnest(nested: Mapping, layout: Layout, leaf: Callable = lambda x: x) -> PyT
         return leaf(branch)
 
     return jax.tree.unflatten(layout.structure, [find(path) for path in layout.paths])
+
+
+def as_carry(state: PyTree, carry: PyTree) -> PyTree:
+    """A state in the structure and the types of the carry that it follows, as a loop of Flax's demands.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> as_carry([jnp.ones(2, "float32")], (jnp.zeros(2, "bfloat16"),))
+      (Array([1, 1], dtype=bfloat16),)
+    """
+    leaves = zip(jax.tree.leaves(state), jax.tree.leaves(carry), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(carry), [new.astype(old.dtype) for new, old in leaves])
 
 
 def _name(entry) -> str:

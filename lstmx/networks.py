@@ -26,8 +26,8 @@ class Bidirectional:
 
         y_t = [forward_t, backward_t]
 
-    Resets mark first steps: the backward cell is made fresh after it has consumed one, which is where, read
-    backwards, the sequence that it belongs to ends.
+    Resets mark first steps, in the order in which the forward cell reads: the backward cell is made fresh
+    after it has consumed one, which is where, read from the other end, the sequence that it belongs to ends.
 
     Attributes:
       forward: the cell that reads from the first step.
@@ -87,16 +87,15 @@ class Bidirectional:
     ):
         """See `lstmx.scan`."""
         states = (None, None) if initial_state is None else initial_state
-        turned = None if resets is None else _turned(jnp.asarray(resets), lengths, mask)
-        # Read in reverse, the roles of first and last step change hands.
-        flags = (turned, resets) if reverse else (resets, turned)
-        runs = [
-            scan(cell, p, xs, s, lengths=lengths, mask=mask, resets=f, reverse=r, **options)
-            for cell, p, s, f, r in zip(
-                self.cells, params, states, flags, (reverse, not reverse), strict=True
+
+        def run(cell, params, state, flags, backward):
+            return scan(
+                cell, params, xs, state, lengths=lengths, mask=mask, resets=flags, reverse=backward, **options
             )
-        ]
-        (forward, ys_forward), (backward, ys_backward) = runs
+
+        forward, ys_forward = run(self.cells.forward, params[0], states[0], resets, reverse)
+        turned = None if resets is None else _turned(jnp.asarray(resets), lengths, mask, reverse)
+        backward, ys_backward = run(self.cells.backward, params[1], states[1], turned, not reverse)
         return BothDirections(forward, backward), jnp.concatenate([ys_forward, ys_backward], axis=-1)
 
     def step(self, params, state, x):
@@ -213,11 +212,14 @@ def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     return jnp.where(kept, x / (1 - rate), 0)
 
 
-def _turned(resets: jax.Array, lengths, mask) -> jax.Array:
+def _turned(resets: jax.Array, lengths, mask, reverse: bool) -> jax.Array:
     """Resets as a reader from the other end needs them: before the last existing step of each sequence."""
     if lengths is not None:
         times = jnp.arange(resets.shape[0]).reshape((-1,) + (1,) * (resets.ndim - 1))
         mask = times < jnp.asarray(lengths)
+    if reverse:
+        mask = None if mask is None else jnp.flip(mask, 0)
+        return jnp.flip(_turned(jnp.flip(resets, 0), None, mask, False), 0)
     if mask is None:
         return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
     # Number the sequences; a step ends one if the next step that exists has another number.

@@ -23,7 +23,7 @@ from flax import nnx
 
 from lstmx import cells, networks
 from lstmx.cells.base import PyTree
-from lstmx.nested import Layout, layout_of, nest, unnest
+from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
 from lstmx.scan import scan, step
 
 
@@ -192,7 +192,8 @@ class Cell(nnx.RNNCellBase):
 
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step: `(carry, y)`."""
-        return step(self.cell, self.parameters(), carry, inputs)
+        state, y = step(self.cell, self.parameters(), carry, inputs)
+        return as_carry(state, carry), y
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs=None, carry_init=None) -> PyTree:
         """The initial state for inputs `[*batch, D]`; it is no draw, so `rngs` is not used."""

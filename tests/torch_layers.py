@@ -120,7 +120,9 @@ def results_of_both(network, cell, lengths=None, **sizes):
         results = stacked(final, cell), ys
         return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(results)), results
 
-    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    # The loops are tiny: these options save most of the time, which is the compiler's.
+    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), compiler_options=quick)
     (_, values), (d_params, d_xs, d_state) = compute(*case)
     ours = [*values, [p for _, p in directions(d_params)], d_xs, stacked(d_state, cell)]
 

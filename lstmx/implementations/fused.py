@@ -225,7 +225,7 @@ def _previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
     """The sequence one step earlier: `first`, then all but the last of `rest` `[T, ...]`."""
     first = first[None].astype(rest.dtype)
     parts = (rest[1:], first) if reverse else (first, rest[:-1])
-    return jnp.concatenate(parts)
+    return jnp.concatenate(parts)[: rest.shape[0]]
 
 
 def _merge_axes(tree: PyTree, count: int) -> PyTree:

@@ -65,7 +65,8 @@ def test_distribution_of_the_kernels():
 def test_initial_state_is_zero(batch):
     state = lstmx.LSTM(3).initial_state(batch)
     assert state.c.shape == state.h.shape == (*batch, 3)
-    assert not np.any(state.c) and not np.any(state.h)
+    assert not np.any(state.c)
+    assert not np.any(state.h)
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
