@@ -6,13 +6,13 @@ Arrays are batch-major: inputs `[*batch, T, D]`, masks and resets `[*batch, T]`.
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from lstmx import cells, networks
+from lstmx.batch_major import batch_major_scan
 from lstmx.cells.base import PyTree
 from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
-from lstmx.scan import scan, step
+from lstmx.scan import step
 
 
 class Layer(nn.Module):
@@ -48,24 +48,20 @@ class Layer(nn.Module):
 
         With `deterministic=False` the dropout between layers draws from the collection `dropout`.
         """
-        xs = jnp.asarray(xs)
-        if xs.ndim < 2:
-            raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
         network = self.network
         drops = getattr(network, "dropout_rate", 0) > 0 and not deterministic
-        state, ys = scan(
+        return batch_major_scan(
             network,
             _params(self, network, xs.shape[-1]),
-            jnp.moveaxis(xs, -2, 0),
+            xs,
             initial_state,
             lengths=lengths,
-            mask=_time_major(mask),
-            resets=_time_major(resets),
+            mask=mask,
+            resets=resets,
             reverse=reverse,
             key=self.make_rng("dropout") if drops else None,
             **options,
         )
-        return state, jnp.moveaxis(ys, 0, -2)
 
 
 def _layers(
@@ -133,7 +129,3 @@ def _params(module: nn.Module, network, in_features: int) -> PyTree:
 @functools.cache
 def _layout(network, in_features: int) -> Layout:
     return layout_of(jax.eval_shape(lambda: network.init(jax.random.key(0), in_features)))
-
-
-def _time_major(flags: jax.Array | None) -> jax.Array | None:
-    return None if flags is None else jnp.moveaxis(jnp.asarray(flags), -1, 0)

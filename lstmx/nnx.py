@@ -18,13 +18,13 @@ Example, an LSTM layer in a model of your own:
 """
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from lstmx import cells, networks
+from lstmx.batch_major import batch_major_scan
 from lstmx.cells.base import PyTree
 from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
-from lstmx.scan import scan, step
+from lstmx.scan import step
 
 
 class Layer(nnx.Module):
@@ -81,9 +81,6 @@ class Layer(nnx.Module):
         Returns:
           `(final_state, ys)`, ys `[*batch, T, H]` (2H if bidirectional).
         """
-        xs = jnp.asarray(xs)
-        if xs.ndim < 2:
-            raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
         if deterministic is None:
             deterministic = self.deterministic
         key = None
@@ -92,19 +89,18 @@ class Layer(nnx.Module):
             if stream is None:
                 raise ValueError("dropout needs rngs: give a dropout stream to the layer or to the call")
             key = stream.dropout() if isinstance(stream, nnx.Rngs) else stream()
-        state, ys = scan(
+        return batch_major_scan(
             self.network,
             self.parameters(),
-            jnp.moveaxis(xs, -2, 0),
+            xs,
             initial_state,
             lengths=lengths,
-            mask=_time_major(mask),
-            resets=_time_major(resets),
+            mask=mask,
+            resets=resets,
             reverse=reverse,
             key=key,
             **options,
         )
-        return state, jnp.moveaxis(ys, 0, -2)
 
     def step(self, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step without dropout, x `[*batch, D]`; see `lstmx.step`."""
@@ -219,7 +215,3 @@ def _variables(params: PyTree) -> tuple[Layout, nnx.Dict]:
 
 def _arrays(variables: nnx.Dict, layout: Layout) -> PyTree:
     return unnest(variables, layout, leaf=lambda param: param[...])
-
-
-def _time_major(flags: jax.Array | None) -> jax.Array | None:
-    return None if flags is None else jnp.moveaxis(jnp.asarray(flags), -1, 0)

@@ -14,7 +14,7 @@ from lstmx.training import check_assets, cli, restore_params
 
 def evaluate(
     run: tyro.conf.Positional[Path],
-    split: str = "validation",
+    split: str | None = None,
     checkpoint: str = "best",
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
@@ -22,7 +22,7 @@ def evaluate(
 
     Args:
         run: the run folder.
-        split: train, validation or test.
+        split: train, validation or test; validation if there is one, else test.
         checkpoint: best (by validation loss), latest, or the number of a step.
         json: end with one line of JSON.
     """
@@ -30,6 +30,8 @@ def evaluate(
         module, config = experiments.reopen(run)
         task = module.make_task(config)
         check_assets(run, task.assets() if hasattr(task, "assets") else {})
+        if split is None:
+            split = next((name for name in ("validation", "test") if name in task.splits), "train")
         restored = restore_params(run, task, checkpoint)
         metrics = task.evaluate(restored.items["params"], split)
     print(f"{split}, checkpoint of step {restored.step}")
