@@ -9,8 +9,9 @@ Tiny Shakespeare, trained on the first nine tenths, the last tenth (111,540 char
     python scripts/train.py char_lm --preset shakespeare --workdir RUN --data.path input.txt
     python scripts/evaluate.py RUN --split test
 
-1.464 nats per character (2.113 bits) after 10 min 35 s on 2 cores of an AMD EPYC with AVX-512, other work on the
-machine; README.md in this folder has the GRU and the Elman network of equal size, and how the recipe was chosen.
+1.464 nats per character (2.113 bits) after 10 min 35 s on 2 cores of an AMD EPYC with AVX-512, other work on
+the machine. README.md in this folder has the GRU and the Elman network of equal size, and how the recipe was
+chosen.
 
 Trained by back-propagation through time truncated to `--data.window` characters, the state carried from each
 window to the next.

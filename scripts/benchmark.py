@@ -132,7 +132,7 @@ def measure(shape: Shape, rivals: list[str], rounds: int) -> dict[str, dict[str,
 
 def _seconds(run: Run) -> float:
     # The threads of a rival go on spinning after its run (torch's OpenMP does), on the cores that the next
-    # one wants: so there is a pause. And a run after a pause has to wake its threads: so there is one untimed.
+    # one wants: so there is a pause. A run after a pause has to wake its threads: so there is one untimed.
     time.sleep(0.05)
     run()
     start = time.perf_counter()
