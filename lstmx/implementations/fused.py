@@ -127,27 +127,13 @@ def _reverse(cell: Cell, options: Options, saved: Saved, d_final: State, dys: ja
     else:
         pullbacks = saved.kept
 
-    y_shape = jax.ShapeDtypeStruct(ys_before.shape[1:], ys_before.dtype)
     to_state = jax.linear_transpose(cell.output, saved.initial)
-
-    def to_previous_output(dr):
-        # The map is affine, so where it is transposed does not matter; at zero it costs nothing.
-        at_zero = jnp.zeros(y_shape.shape, y_shape.dtype)
-        return jax.vjp(lambda y: cell.recurrent_map(recurrent_params, y), at_zero)[1](dr)[0]
+    # The map is affine: its transpose is the same everywhere, and at zero there is nothing to compute first.
+    recurrent_map = functools.partial(cell.recurrent_map, recurrent_params)
+    _, to_previous_output = jax.vjp(recurrent_map, jnp.zeros(ys_before.shape[1:], ys_before.dtype))
 
     n_batch = len(batch_shape(cell, xs))
     accumulate = _accumulates_in_loop(cell, params, xs)
-
-    def map_gradients(x, y_before, dz, dr, leading):
-        """Gradients of both maps, given the rows of one step or of all: arrays of `leading` row axes."""
-        # One axis of rows: XLA:CPU contracts over two axes up to six times slower than over one.
-        rows = functools.partial(_merge_axes, count=leading)
-        # Differentiated with respect to the parameters as stored, so that under half precision the sum over
-        # rows is rounded once.
-        _, input_pullback = jax.vjp(cell.input_map, params.input, rows(x))
-        d_input, dx = input_pullback(rows(dz))
-        _, recurrent_pullback = jax.vjp(lambda p: cell.recurrent_map(p, rows(y_before)), params.recurrent)
-        return (d_input, *recurrent_pullback(rows(dr))), dx.reshape(x.shape)
 
     def step(carry, inputs):
         d_state, d_update, d_maps = carry
@@ -158,13 +144,13 @@ def _reverse(cell: Cell, options: Options, saved: Saved, d_final: State, dys: ja
             d_held = select(keep_t, nothing, d_state)
             d_state = select(keep_t, d_state, nothing)
         d_update_t, d_state, dz, dr = pullback(d_state)
-        d_state = _add(d_state, to_state(to_previous_output(dr))[0])
+        d_state = _add(d_state, to_state(*to_previous_output(dr))[0])
         if reset_t is not None:
             d_state = select(reset_t, jax.tree.map(jnp.zeros_like, d_state), d_state)
         if keep_t is not None:
             d_state = _add(d_state, d_held)
         if accumulate:
-            d_maps_t, emitted = map_gradients(x, y_before, dz, dr, n_batch)
+            d_maps_t, emitted = _map_gradients(cell, params, x, y_before, dz, dr, row_axes=n_batch)
             d_maps = _add(d_maps, d_maps_t)
         else:
             emitted, rebuild.tree = _distinct((dz, dr))
@@ -183,8 +169,20 @@ def _reverse(cell: Cell, options: Options, saved: Saved, d_final: State, dys: ja
     if accumulate:
         dxs = emitted
     else:
-        d_maps, dxs = map_gradients(xs, ys_before, *rebuild(emitted), 1 + n_batch)
+        d_maps, dxs = _map_gradients(cell, params, xs, ys_before, *rebuild(emitted), row_axes=1 + n_batch)
     return Params(d_maps[0], d_maps[1], d_update), dxs, d_initial
+
+
+def _map_gradients(cell, params, x, y_before, dz, dr, *, row_axes):
+    """Gradients of both maps' parameters, and of x, from the rows of one step or of all."""
+    # One axis of rows: XLA:CPU contracts over two axes up to six times slower than over one.
+    rows = functools.partial(_merge_axes, count=row_axes)
+    # With respect to the parameters as they are stored, so that sums over several calls are not made in half
+    # precision.
+    _, input_pullback = jax.vjp(cell.input_map, params.input, rows(x))
+    d_input, dx = input_pullback(rows(dz))
+    _, recurrent_pullback = jax.vjp(lambda p: cell.recurrent_map(p, rows(y_before)), params.recurrent)
+    return (d_input, *recurrent_pullback(rows(dr))), dx.reshape(x.shape)
 
 
 def _redo_gates(cell, saved, fresh, ys_before, cast, shift):

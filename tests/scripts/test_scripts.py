@@ -82,7 +82,7 @@ def test_a_run_without_validation_is_evaluated_on_test(text, tmp_path):
     folder = tmp_path / "run"
     options = ["--data.path", text, "--data.splits", "80", "0", "20"]
     done = script("train.py", "char_lm", "--workdir", folder, *TINY, *options)
-    assert "validation" not in done.stdout
+    assert "validation loss" not in done.stdout
     assert json.loads(script("evaluate.py", folder, "--json").stdout.splitlines()[-1])["split"] == "test"
 
 
