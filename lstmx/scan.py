@@ -167,7 +167,6 @@ def which_implementation(cell: Cell, implementation: Implementation | None = Non
 )
 def _scan(cell, params, xs, state, keep, resets, *, implementation, reverse, remat, unroll):
     xs = xs.astype(cell.dtype)
-    exists = None
     if keep is not None:
         exists = keep.reshape(keep.shape + (1,) * cell.num_feature_axes)
         # Whatever stands in the padding, NaN included, must reach neither values nor gradients.
