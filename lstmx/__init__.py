@@ -10,28 +10,56 @@ needs jax and numpy alone: the rest is imported when it is first used.
 
 import importlib
 
-from lstmx import networks
-from lstmx.cells import GRU, LSTM, Cell, Elman, LSTMState, Params
+from lstmx import networks, regularizers
+from lstmx.cells import (
+    GRU,
+    LSTM,
+    MGU,
+    SLSTM,
+    Cell,
+    ConvLSTM,
+    Elman,
+    IndRNN,
+    LSTMGatesState,
+    LSTMState,
+    MinGRU,
+    MinLSTM,
+    Mogrifier,
+    Params,
+    SLSTMState,
+)
 from lstmx.networks import Bidirectional, Stack
+from lstmx.regularizers import Regularized
 from lstmx.scan import scan, step, which_implementation
 
 __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "MGU",
+    "SLSTM",
     "Bidirectional",
     "Cell",
+    "ConvLSTM",
     "Elman",
+    "IndRNN",
+    "LSTMGatesState",
     "LSTMState",
+    "MinGRU",
+    "MinLSTM",
+    "Mogrifier",
     "Params",
+    "Regularized",
+    "SLSTMState",
     "Stack",
     "networks",
+    "regularizers",
     "scan",
     "step",
     "which_implementation",
 ]
 
-_LAZY = ("data", "linen", "models", "nnx", "training")
+_LAZY = ("convert", "data", "linen", "models", "nnx", "training")
 
 
 def __getattr__(name: str):

@@ -40,16 +40,17 @@ class Layer(nn.Module):
         lengths: jax.Array | None = None,
         mask: jax.Array | None = None,
         resets: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
         reverse: bool = False,
         deterministic: bool = True,
         **options,
     ) -> tuple[PyTree, jax.Array]:
         """Runs the layer over a sequence; see `lstmx.nnx.Layer`.
 
-        With `deterministic=False` the dropout between layers draws from the collection `dropout`.
+        With `deterministic=False` dropout and regularizers draw from the collection `dropout`.
         """
         network = self.network
-        drops = getattr(network, "dropout_rate", 0) > 0 and not deterministic
+        drops = networks.is_stochastic(network) and not deterministic
         return batch_major_scan(
             network,
             _params(self, network, xs.shape[-1]),
@@ -58,6 +59,7 @@ class Layer(nn.Module):
             lengths=lengths,
             mask=mask,
             resets=resets,
+            segment_ids=segment_ids,
             reverse=reverse,
             key=self.make_rng("dropout") if drops else None,
             **options,
@@ -71,11 +73,12 @@ def _layers(
     num_layers: int = 1,
     bidirectional: bool = False,
     dropout_rate: float = 0.0,
+    connections: str = "plain",
     name: str | None = None,
     **cell_options,
 ) -> Layer:
     cell = cell_type(hidden_size, **cell_options)
-    return Layer(networks.stacked(cell, num_layers, bidirectional, dropout_rate), name=name)
+    return Layer(networks.stacked(cell, num_layers, bidirectional, dropout_rate, connections), name=name)
 
 
 # LSTM(4, num_layers=2, bidirectional=True, dropout_rate=0.5) and so on: the arguments of
@@ -110,7 +113,16 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> PyTree:
-        """The initial state for inputs `[*batch, D]`; it is no draw, so `rng` is not used."""
+        """The initial state for inputs `[*batch, D]`; it is no draw, so `rng` is not used.
+
+        Raises:
+          ValueError: if the cell learns it: Linen asks here, where no parameters are at hand.
+        """
+        if getattr(self.cell, "learn_initial_state", False):
+            raise ValueError(
+                "learn_initial_state=True: flax.linen.RNN cannot be given a learnt initial state; use "
+                "lstmx.linen.Layer, or pass initial_carry"
+            )
         return self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
 
     @property

@@ -4,12 +4,13 @@ A network is, like a cell, a frozen dataclass with pure methods; `lstmx.scan` ta
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lstmx.cells.base import Cell, PyTree
+from lstmx.cells import base
+from lstmx.cells.base import Cell, PyTree, State, output_size
 from lstmx.scan import scan, step
 
 
@@ -22,9 +23,9 @@ class BothDirections(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Bidirectional:
-    """Two cells over the same sequence, one in each direction; their outputs side by side.
+    """Two cells over the same sequence, one in each direction.
 
-        y_t = [forward_t, backward_t]
+        y_t = merge(forward_t, backward_t)
 
     Resets mark first steps, in the order in which the forward cell reads: the backward cell is made fresh
     after it has consumed one, which is where, read from the other end, the sequence that it belongs to ends.
@@ -32,8 +33,13 @@ class Bidirectional:
     Attributes:
       forward: the cell that reads from the first step.
       backward: the cell that reads from the last; None for one like `forward` (with its own parameters).
+      merge: how outputs become one: `"concat"` (side by side), `"sum"`, `"mul"`, `"average"`, or None for
+        both, as a pair.
 
     Parameters and state are `BothDirections(forward, backward)`.
+
+    Raises:
+      ValueError: if there is no such merge, or it needs outputs of one size and they differ.
 
     Source: Schuster & Paliwal, "Bidirectional recurrent neural networks", 1997.
 
@@ -48,6 +54,14 @@ class Bidirectional:
 
     forward: Cell
     backward: Cell | None = None
+    merge: Literal["concat", "sum", "mul", "average"] | None = "concat"
+
+    def __post_init__(self):
+        if self.merge is not None and self.merge not in _MERGES:
+            raise ValueError(f"merge must be None or one of {sorted(_MERGES)}, got {self.merge!r}")
+        sizes = [output_size(cell) for cell in self.cells]
+        if self.merge in ("sum", "mul", "average") and sizes[0] != sizes[1]:
+            raise ValueError(f"merge={self.merge!r} needs outputs of one size, got {sizes[0]} and {sizes[1]}")
 
     @property
     def cells(self) -> BothDirections:
@@ -55,14 +69,30 @@ class Bidirectional:
         return BothDirections(self.forward, self.backward or self.forward)
 
     @property
+    def parts(self) -> tuple:
+        """The two cells."""
+        return self.cells
+
+    @property
     def output_size(self) -> int:
-        """The features of an output: the units of both cells."""
-        return sum(cell.hidden_size for cell in self.cells)
+        """The features of an output (of either, if they are not merged)."""
+        sizes = [output_size(cell) for cell in self.cells]
+        return sum(sizes) if self.merge == "concat" else sizes[0]
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Trailing axes of an input that belong to one element of the batch."""
+        return self.forward.num_feature_axes
 
     @property
     def dtype(self):
         """The compute type of the forward cell."""
         return self.forward.dtype
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a key makes a difference."""
+        return any(map(is_stochastic, self.cells))
 
     def init(self, key: jax.Array, input_size: int) -> BothDirections:
         """Draws the parameters of both cells."""
@@ -72,6 +102,10 @@ class Bidirectional:
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> BothDirections:
         """The states of both cells before their first steps."""
         return BothDirections(*(cell.initial_state(batch_shape) for cell in self.cells))
+
+    def start(self, params: BothDirections, batch_shape: tuple[int, ...] = ()) -> BothDirections:
+        """The same, learnt where they are."""
+        return BothDirections(*(start(c, p, batch_shape) for c, p in zip(self.cells, params, strict=True)))
 
     def scan(
         self,
@@ -83,20 +117,24 @@ class Bidirectional:
         mask=None,
         resets=None,
         reverse=False,
+        key=None,
         **options,
     ):
         """See `lstmx.scan`."""
         states = (None, None) if initial_state is None else initial_state
+        keys = (None, None) if key is None else jax.random.split(key)
 
-        def run(cell, params, state, flags, backward):
+        def run(k, flags, backward):
             return scan(
-                cell, params, xs, state, lengths=lengths, mask=mask, resets=flags, reverse=backward, **options
-            )
+                self.cells[k], params[k], xs, states[k], lengths=lengths, mask=mask, resets=flags,
+                reverse=backward, key=keys[k], **options,
+            )  # fmt: skip
 
-        forward, ys_forward = run(self.cells.forward, params[0], states[0], resets, reverse)
+        forward = run(0, resets, reverse)  # checks the flags
         turned = None if resets is None else _turned(jnp.asarray(resets), lengths, mask, reverse)
-        backward, ys_backward = run(self.cells.backward, params[1], states[1], turned, not reverse)
-        return BothDirections(forward, backward), jnp.concatenate([ys_forward, ys_backward], axis=-1)
+        runs = forward, run(1, turned, not reverse)
+        finals, ys, *more = map(BothDirections._make, zip(*runs, strict=True))
+        return finals, ys if self.merge is None else _MERGES[self.merge](*ys), *more
 
     def step(self, params, state, x):
         """Raises TypeError: the backward cell would have to know the future."""
@@ -105,16 +143,31 @@ class Bidirectional:
         )
 
 
+_MERGES = {
+    "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
+    "sum": lambda forward, backward: forward + backward,
+    "mul": lambda forward, backward: forward * backward,
+    "average": lambda forward, backward: (forward + backward) / 2,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Stack:
     """Layers, each reading the outputs of the one below.
 
     Attributes:
-      layers: cells or networks, the lowest first.
+      layers: cells or networks, the lowest first; they may differ.
       dropout_rate: the fraction of each layer's outputs that is dropped, anew in every step, before the next
         layer (not after the last), when `scan` is given a key (Zaremba et al. 2014).
+      connections: `"plain"`; `"residual"`: each layer but the lowest adds what it reads to its outputs (He et
+        al. 2016; Wu et al. 2016), all layers then have one output size; or `"dense"`: each layer reads the
+        inputs and the outputs of all layers below, side by side, and the outputs are those of all layers
+        (Graves 2013; Huang et al. 2017).
 
     Parameters and state are tuples, one entry a layer.
+
+    Raises:
+      ValueError: if there are no layers, a rate or a name is wrong, or the sizes do not fit the connections.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -128,6 +181,7 @@ class Stack:
 
     layers: tuple
     dropout_rate: float = 0.0
+    connections: Literal["plain", "residual", "dense"] = "plain"
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -135,20 +189,45 @@ class Stack:
             raise ValueError("a Stack needs at least one layer")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate must lie in [0, 1), got {self.dropout_rate}")
+        if self.connections not in ("plain", "residual", "dense"):
+            raise ValueError(f'connections must be "plain", "residual" or "dense", got {self.connections!r}')
+        if any(getattr(layer, "merge", "") is None for layer in self.layers):
+            raise ValueError("a Bidirectional with merge=None gives two outputs: it cannot be a layer")
+        sizes = list(map(output_size, self.layers))
+        if self.connections == "residual" and len(set(sizes)) > 1:
+            raise ValueError(f"residual connections need layers of one output size, got {sizes}")
+
+    @property
+    def parts(self) -> tuple:
+        """The layers."""
+        return self.layers
 
     @property
     def output_size(self) -> int:
-        """The features of an output: those of the last layer."""
-        return output_size(self.layers[-1])
+        """The features of an output: those of the last layer, or with dense connections of all."""
+        sizes = list(map(output_size, self.layers))
+        return sum(sizes) if self.connections == "dense" else sizes[-1]
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Trailing axes of an input that belong to one element of the batch."""
+        return self.layers[0].num_feature_axes
 
     @property
     def dtype(self):
         """The compute type of the last layer."""
         return self.layers[-1].dtype
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a key makes a difference."""
+        return self.dropout_rate > 0 or any(map(is_stochastic, self.layers))
+
     def init(self, key: jax.Array, input_size: int) -> tuple:
         """Draws the parameters of all layers."""
         sizes = [input_size, *map(output_size, self.layers[:-1])]
+        if self.connections == "dense":
+            sizes = [sum(sizes[: k + 1]) for k in range(len(sizes))]
         keys = jax.random.split(key, len(self.layers))
         return tuple(layer.init(k, n) for layer, k, n in zip(self.layers, keys, sizes, strict=True))
 
@@ -156,28 +235,40 @@ class Stack:
         """The states of all layers."""
         return tuple(layer.initial_state(batch_shape) for layer in self.layers)
 
+    def start(self, params: tuple, batch_shape: tuple[int, ...] = ()) -> tuple:
+        """The same, learnt where they are."""
+        return tuple(start(layer, p, batch_shape) for layer, p in zip(self.layers, params, strict=True))
+
     def scan(self, params, xs, initial_state=None, *, key=None, **options):
         """See `lstmx.scan`."""
-        states = self._per_layer("state", initial_state or (None,) * len(self.layers))
-        params = self._per_layer("params", params)
-        last = len(self.layers) - 1
-        finals = []
-        for k, (layer, p, s) in enumerate(zip(self.layers, params, states, strict=True)):
+
+        def run(k, layer, p, state, inputs):
             layer_key = None if key is None else jax.random.fold_in(key, 2 * k)
-            final, xs = scan(layer, p, xs, s, key=layer_key, **options)
-            finals.append(final)
-            if key is not None and k < last:
-                xs = _dropout(jax.random.fold_in(key, 2 * k + 1), xs, self.dropout_rate)
-        return tuple(finals), xs
+            if key is not None and k > 0:
+                inputs = _dropout(jax.random.fold_in(key, 2 * k - 1), inputs, self.dropout_rate)
+            return scan(layer, p, inputs, state, key=layer_key, **options)
+
+        return self._through_layers(run, params, initial_state or (None,) * len(self.layers), xs)
 
     def step(self, params, state, x):
         """See `lstmx.step`."""
-        state = self._per_layer("state", state)
-        finals = []
-        for layer, p, s in zip(self.layers, self._per_layer("params", params), state, strict=True):
-            final, x = step(layer, p, s, x)
-            finals.append(final)
-        return tuple(finals), x
+        return self._through_layers(lambda k, *layer: step(*layer), params, state, x)
+
+    def _through_layers(self, run, params, states, x):
+        """Calls `run(k, layer, params, state, inputs)` of each layer; the results of all, connected."""
+        params, states = self._per_layer("params", params), self._per_layer("state", states)
+        x = jnp.asarray(x)
+        outputs, others = [], []
+        for k, (layer, p, state) in enumerate(zip(self.layers, params, states, strict=True)):
+            inputs = outputs[-1] if outputs else x
+            if self.connections == "dense":
+                inputs = jnp.concatenate([x, *outputs], axis=-1)
+            final, y, *more = run(k, layer, p, state, inputs)
+            outputs.append(inputs + y if self.connections == "residual" and k > 0 else y)
+            others.append((final, *more))
+        y = jnp.concatenate(outputs, axis=-1) if self.connections == "dense" else outputs[-1]
+        finals, *more = zip(*others, strict=True)
+        return finals, y, *more
 
     def _per_layer(self, name: str, entries) -> tuple:
         if len(entries) != len(self.layers):
@@ -187,7 +278,13 @@ class Stack:
         return tuple(entries)
 
 
-def stacked(cell: Cell, num_layers: int = 1, bidirectional: bool = False, dropout_rate: float = 0.0):
+def stacked(
+    cell: Cell,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout_rate: float = 0.0,
+    connections: str = "plain",
+) -> Stack:
     """The network that the Flax layers offer: `num_layers` equal layers, in one or both directions.
 
     Example:
@@ -197,12 +294,38 @@ def stacked(cell: Cell, num_layers: int = 1, bidirectional: bool = False, dropou
     """
     if num_layers < 1:
         raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-    return Stack((Bidirectional(cell) if bidirectional else cell,) * num_layers, dropout_rate)
+    layer = Bidirectional(cell) if bidirectional else cell
+    return Stack((layer,) * num_layers, dropout_rate, connections)
 
 
-def output_size(layer) -> int:
-    """The features of an output of a cell or network."""
-    return layer.output_size if hasattr(layer, "output_size") else layer.hidden_size
+def start(network, params: PyTree, batch_shape: tuple[int, ...] = ()) -> State:
+    """The state before the first step: learnt where the parameters have one, else `initial_state`.
+
+    Args:
+      network: a cell or network.
+      params: its parameters.
+      batch_shape: the batch axes.
+
+    Example:
+      >>> import jax, lstmx
+      >>> cell = lstmx.GRU(4, learn_initial_state=True)
+      >>> lstmx.networks.start(cell, cell.init(jax.random.key(0), 3), (2,)).shape
+      (2, 4)
+    """
+    if hasattr(network, "start"):
+        return network.start(params, batch_shape)
+    return base.start(network, params, batch_shape)
+
+
+def is_stochastic(network) -> bool:
+    """Whether a cell or network computes something else when `scan` is given a key.
+
+    Example:
+      >>> import lstmx
+      >>> is_stochastic(lstmx.LSTM(4)), is_stochastic(lstmx.Stack((lstmx.LSTM(4),), dropout_rate=0.1))
+      (False, True)
+    """
+    return getattr(network, "is_stochastic", False)
 
 
 def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

@@ -33,8 +33,8 @@ class Layer(nnx.Module):
     Args:
       network: a cell, or a network of `lstmx.networks`.
       in_features: D.
-      rngs: `params` for the parameters, `dropout` for the dropout between layers (it may be left out if
-        every call brings its own).
+      rngs: `params` for the parameters, `dropout` for the noise of dropout and regularizers (it may be left
+        out if every call brings its own).
 
     Example:
       >>> import jax.numpy as jnp, lstmx
@@ -49,7 +49,7 @@ class Layer(nnx.Module):
         self.network = network
         self.layout, self.params = _variables(network.init(rngs.params(), in_features))
         self.deterministic = False
-        draws = getattr(network, "dropout_rate", 0) > 0 and ("dropout" in rngs or "default" in rngs)
+        draws = networks.is_stochastic(network) and ("dropout" in rngs or "default" in rngs)
         self.rngs = rngs.dropout.fork() if draws else nnx.data(None)
 
     def __call__(
@@ -60,6 +60,7 @@ class Layer(nnx.Module):
         lengths: jax.Array | None = None,
         mask: jax.Array | None = None,
         resets: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
         reverse: bool = False,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
@@ -69,22 +70,24 @@ class Layer(nnx.Module):
 
         Args:
           xs: `[*batch, T, D]`.
-          initial_state: leaves `[*batch, ...]`, None for zeros.
+          initial_state: leaves `[*batch, ...]`, None for zeros, or for the one that is learnt.
           lengths: integers `[*batch]`.
           mask: bool `[*batch, T]`, True where a step exists.
           resets: bool `[*batch, T]`, True where the state is made fresh before the step.
+          segment_ids: integers `[*batch, T]`, for sequences packed into rows.
           reverse: whether time runs backwards.
-          deterministic: True for no dropout; None for what `model.train()` or `model.eval()` has set.
-          rngs: for the dropout, instead of the layer's own stream.
-          **options: `implementation`, `remat` and `unroll` of `lstmx.scan`.
+          deterministic: True for no noise; None for what `model.train()` or `model.eval()` has set.
+          rngs: for the noise, instead of the layer's own stream.
+          **options: `implementation`, `remat`, `unroll` and `return_states` of `lstmx.scan`.
 
         Returns:
-          `(final_state, ys)`, ys `[*batch, T, H]` (2H if bidirectional).
+          `(final_state, ys)`, ys `[*batch, T, H]` (2H if bidirectional); with `return_states` also states or
+          gates, leaves `[*batch, T, ...]`.
         """
         if deterministic is None:
             deterministic = self.deterministic
         key = None
-        if getattr(self.network, "dropout_rate", 0) > 0 and not deterministic:
+        if networks.is_stochastic(self.network) and not deterministic:
             stream = self.rngs if rngs is None else rngs
             if stream is None:
                 raise ValueError("dropout needs rngs: give a dropout stream to the layer or to the call")
@@ -97,6 +100,7 @@ class Layer(nnx.Module):
             lengths=lengths,
             mask=mask,
             resets=resets,
+            segment_ids=segment_ids,
             reverse=reverse,
             key=key,
             **options,
@@ -107,8 +111,8 @@ class Layer(nnx.Module):
         return step(self.network, self.parameters(), state, x)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
-        """The state before the first step."""
-        return self.network.initial_state(batch_shape)
+        """The state before the first step, learnt where it is."""
+        return networks.start(self.network, self.parameters(), batch_shape)
 
     def parameters(self) -> PyTree:
         """The parameters as `lstmx.scan` takes them."""
@@ -124,8 +128,9 @@ class LSTM(Layer):
       num_layers: layers, each reading the outputs of the one below.
       bidirectional: whether each layer reads in both directions (outputs 2H).
       dropout_rate: dropout between layers, in [0, 1).
+      connections: `"plain"`, `"residual"` or `"dense"`, as of `lstmx.Stack`.
       rngs: `params` and, with dropout, `dropout`.
-      **cell_options: the other fields of `lstmx.LSTM`: `forget_bias`, `dtype`, ...
+      **cell_options: the other fields of `lstmx.LSTM`: `forget_bias`, `peephole`, `dtype`, ...
 
     Example:
       >>> import jax.numpy as jnp, lstmx
@@ -146,11 +151,12 @@ class LSTM(Layer):
         num_layers: int = 1,
         bidirectional: bool = False,
         dropout_rate: float = 0.0,
+        connections: str = "plain",
         rngs: nnx.Rngs,
         **cell_options,
     ):
         cell = self.cell_type(hidden_size, **cell_options)
-        network = networks.stacked(cell, num_layers, bidirectional, dropout_rate)
+        network = networks.stacked(cell, num_layers, bidirectional, dropout_rate, connections)
         super().__init__(network, in_features, rngs=rngs)
 
 
@@ -195,7 +201,8 @@ class Cell(nnx.RNNCellBase):
         """The initial state for inputs `[*batch, D]`; it is no draw, so `rngs` is not used."""
         if carry_init is not None:
             raise ValueError("carry_init is not supported: pass initial_carry to nnx.RNN instead")
-        return self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
+        batch_shape = input_shape[: len(input_shape) - self.num_feature_axes]
+        return networks.start(self.cell, self.parameters(), batch_shape)
 
     def parameters(self) -> PyTree:
         """The parameters as `lstmx.step` takes them."""

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lstmx.cells.base import Cell, Params, State, resolved
-from lstmx.implementations import fused, reference
+from lstmx.cells.base import Cell, Params, PyTree, State, resolved, start
+from lstmx.implementations import associative, chunks, fused, reference
+from lstmx.implementations.reference import Sequence
 
-Implementation = Literal["reference", "fused"]
+Implementation = Literal["reference", "fused", "associative"]
+Remat = Literal["gates", "sqrt"] | int | None
 
-_IMPLEMENTATIONS = {"reference": reference.run, "fused": fused.run}
+_IMPLEMENTATIONS = {"reference": reference.run, "fused": fused.run, "associative": associative.run}
 
 
 def scan(
@@ -25,12 +27,14 @@ def scan(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
     reverse: bool = False,
     key: jax.Array | None = None,
     implementation: Implementation | None = None,
-    remat: Literal["gates"] | None = None,
+    remat: Remat = None,
     unroll: int = 1,
-) -> tuple[State, jax.Array]:
+    return_states: bool | Literal["gates"] = False,
+) -> tuple[State, jax.Array] | tuple[State, jax.Array, PyTree]:
     """Runs a cell, or a network of cells, over a sequence.
 
     A step that `lengths` or `mask` leaves out does not exist: its input is not read (it may be NaN), its
@@ -41,27 +45,37 @@ def scan(
       cell: the cell or network.
       params: its parameters, as `cell.init` makes them.
       xs: `[T, *batch, D]`, time first, any number of batch axes.
-      initial_state: leaves `[*batch, ...]`; None for `cell.initial_state`.
+      initial_state: leaves `[*batch, ...]`; None for the one that is learnt, or `cell.initial_state`.
       lengths: integers `[*batch]` in 0..T: row b consists of its first `lengths[b]` steps. With `reverse`,
         each row is read from its own end.
       mask: bool `[T, *batch]`, True where a step exists; holes anywhere. At most one of `lengths` and `mask`.
-      resets: bool `[T, *batch]`, True where the state is made fresh (`cell.initial_state`) before x_t is
-        consumed, as between the episodes of reinforcement learning.
+      resets: bool `[T, *batch]`, True where the state is made fresh (learnt, or `cell.initial_state`) before
+        x_t is consumed, as between the episodes of reinforcement learning.
+      segment_ids: integers `[T, *batch]` for several sequences packed into a row: 0 where there is padding,
+        else the number of the step's sequence, which never decreases along a row. The state is made fresh
+        at the first step of each sequence but a row's first, which continues `initial_state` (in reverse: its
+        last). Instead of lengths, mask and resets.
       reverse: whether time runs backwards. The outputs stay in the order of the inputs, and the final state
         is the one after x_0.
-      key: for the dropout of networks; None for none.
+      key: for the noise of regularized cells and networks; None for none (evaluation).
       implementation: `"reference"` (`lax.scan` and autodiff, every derivative), `"fused"` (a hand-written
-        reverse pass, reverse mode only), or None for the fastest that can do it.
-      remat: `"gates"` to recompute the gates in the reverse pass instead of keeping them: less memory, more
-        time.
+        reverse pass, reverse mode only), `"associative"` (parallel over time, for cells that are linear in
+        their state), or None for the fastest that can do it.
+      remat: what the reverse pass recomputes instead of keeping: less memory, more time. `"gates"`: the
+        gates, from the states of all steps. An integer n: everything but one state every n steps; `"sqrt"`:
+        with n about the root of T, the least memory.
       unroll: steps per iteration of the compiled loop.
+      return_states: True for the states of all steps as a third result, leaves `[T, *batch, ...]` (held where
+        a step does not exist); `"gates"` for a dictionary of the cell's gates instead, `[T, *batch, H]` (zero
+        there). Of a network, the tuple of its cells'.
 
     Returns:
       `(final_state, ys)`, as from `jax.lax.scan`: state leaves `[*batch, ...]`, ys `[T, *batch, H]` in the
-      compute type (`cell.dtype`, or promoted from parameters and xs).
+      compute type (`cell.dtype`, or promoted from parameters and xs). Then, on request, states or gates.
 
     Raises:
-      ValueError: if a shape does not fit, with the rule and the shape; if both lengths and mask are given.
+      ValueError: if a shape does not fit, with the rule and the shape; if lengths and mask are given both; if
+        segment ids decrease.
       TypeError: if a type does not.
 
     Example:
@@ -80,27 +94,40 @@ def scan(
             lengths=lengths,
             mask=mask,
             resets=resets,
+            segment_ids=segment_ids,
             reverse=reverse,
             key=key,
             implementation=implementation,
             remat=remat,
             unroll=unroll,
+            return_states=return_states,
         )
     implementation = which_implementation(cell, implementation)
-    if remat not in (None, "gates"):
-        raise ValueError(f'remat must be None or "gates", got {remat!r}')
+    if remat not in (None, "gates", "sqrt") and not (isinstance(remat, int) and remat >= 1):
+        raise ValueError(f'remat must be None, "gates", "sqrt" or a number of steps, got {remat!r}')
+    if return_states not in (False, True, "gates"):
+        raise ValueError(f'return_states must be False, True or "gates", got {return_states!r}')
+    if return_states == "gates" and not hasattr(cell, "gates"):
+        raise ValueError(f'return_states="gates": {type(cell).__name__} has no gates')
     if unroll < 1:
         raise ValueError(f"unroll must be at least 1, got {unroll}")
     xs = jnp.asarray(xs)
     _check_input(cell, params, xs, "time, ", "xs")
     batch = reference.batch_shape(cell, xs)
     cell = resolved(cell, params, xs)
-    keep = _keep(lengths, mask, xs.shape[0], batch)
-    resets = None if resets is None else _flags("resets", resets, xs.shape[0], batch)
-    state = _state(cell, initial_state, batch)
+    if segment_ids is not None:
+        if not (lengths is mask is resets is None):
+            raise ValueError(
+                "give segment_ids alone: they say where steps exist and where states are made fresh"
+            )
+        keep, resets = _segments(segment_ids, xs.shape[0], batch, reverse)
+    else:
+        keep = _keep(lengths, mask, xs.shape[0], batch)
+        resets = None if resets is None else _flags("resets", resets, xs.shape[0], batch)
+    state = None if initial_state is None else _state(cell, initial_state, batch)
     return _scan(
-        cell, params, xs, state, keep, resets,
-        implementation=implementation, reverse=reverse, remat=remat, unroll=unroll,
+        cell, params, state, Sequence(xs, keep, resets), key, implementation=implementation,
+        reverse=reverse, remat=remat, unroll=unroll, return_states=return_states,
     )  # fmt: skip
 
 
@@ -137,46 +164,91 @@ def step(cell: Cell, params: Params, state: State, x: ArrayLike) -> tuple[State,
     return state, cell.output(state)
 
 
-def which_implementation(cell: Cell, implementation: Implementation | None = None) -> Implementation:
+def which_implementation(cell: Cell, implementation: Implementation | None = None) -> Implementation | tuple:
     """The implementation that `scan` takes, without running it.
 
     Args:
       cell: the cell or network.
       implementation: the one asked for, None for the fastest.
 
+    Returns:
+      Its name; of a network the tuple of its layers', where they differ.
+
     Raises:
       ValueError: if there is none of that name.
+      NotImplementedError: if it cannot run this cell, with the reason.
 
     Example:
       >>> import lstmx
       >>> lstmx.which_implementation(lstmx.LSTM(8))
       'fused'
     """
-    del cell  # both implementations serve every cell
+    if hasattr(cell, "parts"):
+        names = tuple(which_implementation(part, implementation) for part in cell.parts)
+        return names[0] if len(set(names)) == 1 else names
     if implementation is None:
-        return "fused"
+        return "associative" if associative.can_run(cell) else "fused"
     if implementation not in _IMPLEMENTATIONS:
         raise ValueError(
             f"implementation must be None or one of {sorted(_IMPLEMENTATIONS)}, got {implementation!r}"
         )
+    if implementation == "associative":
+        associative.require(cell)
     return implementation
 
 
 @functools.partial(
-    jax.jit, static_argnames=("cell", "implementation", "reverse", "remat", "unroll"), inline=True
+    jax.jit,
+    static_argnames=("cell", "implementation", "reverse", "remat", "unroll", "return_states"),
+    inline=True,
 )
-def _scan(cell, params, xs, state, keep, resets, *, implementation, reverse, remat, unroll):
+def _scan(cell, params, state, sequence, key, *, implementation, reverse, remat, unroll, return_states):
+    xs, keep, resets, _ = sequence
+    batch = reference.batch_shape(cell, xs)
     xs = xs.astype(cell.dtype)
     if keep is not None:
-        exists = keep.reshape(keep.shape + (1,) * cell.num_feature_axes)
         # Whatever stands in the padding, NaN included, must reach neither values nor gradients.
-        xs = jnp.where(exists, xs, 0)
+        xs = _zero_unless(keep, xs)
         resets = None if resets is None else resets & keep
+    noise = cell.noise(key, xs.shape[0], batch) if hasattr(cell, "noise") and key is not None else None
+    locked, stepwise = (None, None) if noise is None else noise
+    sequence = Sequence(xs, keep, resets, stepwise)
+    fresh = start(cell, params, batch)
+    state = fresh if state is None else state
+
     run = _IMPLEMENTATIONS[implementation]
-    state, ys = run(cell, params, xs, state, keep, resets, reverse=reverse, unroll=unroll, remat=remat)
-    if keep is not None:
-        ys = jnp.where(keep.reshape(keep.shape + (1,) * (ys.ndim - keep.ndim)), ys, 0)
-    return state, ys
+    options = {"reverse": reverse, "unroll": unroll, "states": bool(return_states)}
+    if remat in (None, "gates"):
+        options["remat"] = remat
+    else:
+        run = functools.partial(chunks.run, run, chunks.length_of(remat, xs.shape[0]))
+        options["remat"] = None
+    final, shown = run(cell, params, state, fresh, sequence, locked, **options)
+    ys = cell.output(shown) if return_states else shown
+    ys = ys if keep is None else _zero_unless(keep, ys)
+    if not return_states:
+        return final, ys
+    if return_states == "gates":
+        shown = _gates(cell, params, state, fresh, sequence, locked, shown, reverse)
+    return final, ys, shown
+
+
+def _gates(cell, params, state, fresh, sequence, locked, states, reverse):
+    """The gates of all steps, from their states."""
+    xs, keep, resets, stepwise = sequence
+    before = jax.tree.map(functools.partial(fused.previous, reverse=reverse), state, states)
+    if resets is not None:
+        always = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), fresh, before)
+        before = reference.select(resets, always, before)
+    map_noise, _ = reference.noises(locked, stepwise)
+    z = cell.input_map(params.input, xs)
+    r = cell.recurrent_map(params.recurrent, cell.output(before), *map_noise)
+    gates = cell.gates(params.update, before, z, r)
+    return gates if keep is None else jax.tree.map(functools.partial(_zero_unless, keep), gates)
+
+
+def _zero_unless(keep: jax.Array, leaf: jax.Array) -> jax.Array:
+    return jnp.where(keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim)), leaf, 0)
 
 
 def _check_input(cell: Cell, params: Params, x: jax.Array, time: str, name: str) -> None:
@@ -212,6 +284,42 @@ def _keep(lengths, mask, steps: int, batch: tuple[int, ...]) -> jax.Array | None
             raise ValueError(f"lengths must lie in 0..{steps} (the time steps of xs), got {least}..{most}")
     times = jnp.arange(steps).reshape((steps,) + (1,) * len(batch))
     return times < lengths
+
+
+def _segments(ids: Any, steps: int, batch: tuple[int, ...], reverse: bool) -> tuple[jax.Array, jax.Array]:
+    """Where steps exist, and which are the first of another sequence than the one before them."""
+    ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"segment_ids must be integers, got {ids.dtype.name}")
+    if ids.shape != (steps, *batch):
+        raise ValueError(f"segment_ids must be [time, *batch] = {(steps, *batch)}, got {ids.shape}")
+    if not isinstance(ids, jax.core.Tracer) and ids.size:
+        _check_segments(np.asarray(ids))
+    if reverse:
+        return ids > 0, _first_of_segment(ids[::-1], falling=True)[::-1]
+    return ids > 0, _first_of_segment(ids, falling=False)
+
+
+def _first_of_segment(ids: jax.Array, falling: bool) -> jax.Array:
+    # The number that was read last: since numbers never go back, the extreme of all so far.
+    none = jnp.iinfo(ids.dtype).max if falling else 0
+    extreme = jax.lax.cummin if falling else jax.lax.cummax
+    last = extreme(jnp.where(ids > 0, ids, none), axis=0)
+    last = jnp.concatenate([jnp.full_like(last[:1], none), last[:-1]])
+    return (ids > 0) & (ids != last) & (last != none)
+
+
+def _check_segments(ids: np.ndarray) -> None:
+    if ids.min() < 0:
+        raise ValueError(f"segment_ids must be 0 (padding) or positive, got {ids.min()}")
+    before = np.maximum.accumulate(ids, axis=0)
+    back = (ids > 0) & (ids < before)
+    if back.any():
+        where = tuple(int(k) for k in np.argwhere(back)[0])
+        raise ValueError(
+            f"segment_ids must not decrease along a row (0, the padding, apart): got {ids[where]} after "
+            f"{before[where]} at [time, *batch] = {list(where)}"
+        )
 
 
 def _flags(name: str, flags: Any, steps: int, batch: tuple[int, ...]) -> jax.Array:

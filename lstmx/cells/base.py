@@ -14,8 +14,11 @@ Axes, in the order in which arrays carry them:
     D  input features  H  hidden units    K  gate pre-activations (4H for an LSTM)
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -27,11 +30,19 @@ State = PyTree
 
 
 class Params(NamedTuple):
-    """Parameters of a cell, one pytree for each of its three parts."""
+    """Parameters of a cell: one pytree for each of its three parts, and the initial state if it is learnt."""
 
     input: PyTree
     recurrent: PyTree
     update: PyTree = ()
+    initial: PyTree = ()
+
+
+class Noise(NamedTuple):
+    """What a regularized cell has drawn for one run, before the loop (`lstmx.Regularized`)."""
+
+    locked: PyTree  # the same in every step: leaves [*batch, ...]
+    stepwise: PyTree  # leaves [T, *batch, ...]; inside of the loop those of one step
 
 
 class Cell(Protocol):
@@ -74,15 +85,62 @@ class Cell(Protocol):
 def affine(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """`x @ kernel + bias`, computed in the type of `x` whatever the parameters are stored in.
 
+    The bias is added, and its gradient summed, in float32 at least.
+
     Args:
-      params: `kernel` `[D, K]` and, if the map has one, `bias` `[K]`.
+      params: `kernel` `[D, K]`, or for a block-diagonal map of N heads `[N, D/N, G, H/N]` (then K = G * H,
+        gate by gate), and, if the map has one, `bias` `[K]`.
       x: `[..., D]`.
 
     Returns:
       `[..., K]` of the type of `x`.
     """
-    z = x @ params["kernel"].astype(x.dtype)
-    return z + params["bias"].astype(x.dtype) if "bias" in params else z
+    kernel = params["kernel"]
+    z = matmul(kernel, x) if kernel.ndim == 2 else _block_matmul(kernel, x)
+    if "bias" not in params:
+        return z
+    wide = carried_dtype(x.dtype)
+    return (z.astype(wide) + params["bias"].astype(wide)).astype(x.dtype)
+
+
+def matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    """`x @ kernel`, in the type of `x`: `[..., n]` and `[n, m]` give `[..., m]`.
+
+    Cells write the matmuls of their updates with this function, and with a leaf of `params.update` as it is
+    for a kernel: a driver can then see them (`recording`), and take their weight gradients out of the loop.
+    """
+    recorder = _recorder.get()
+    product = None if recorder is None else recorder(kernel, x)
+    return dot(kernel, x) if product is None else product
+
+
+def dot(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    """`matmul`, unseen by any recorder."""
+    # One axis of rows: XLA:CPU contracts over several, as the gradient of the kernel would, several times
+    # slower.
+    rows = x if x.ndim == 1 else x.reshape(-1, x.shape[-1])
+    return (rows @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _block_matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    heads, size, gates, units = kernel.shape
+    rows = x.reshape(-1, heads, size)
+    z = jnp.einsum("bns,nsgu->bgnu", rows, kernel.astype(x.dtype))
+    return z.reshape(*x.shape[:-1], gates * heads * units)
+
+
+Recorder = Callable[[jax.Array, jax.Array], jax.Array | None]
+_recorder: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("recorder", default=None)
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Calls `recorder(kernel, x)` for every `matmul` that is traced; it returns the product or None."""
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
 
 
 def dense_input_shape(params: Params) -> tuple[int, ...]:
@@ -95,13 +153,28 @@ def input_kernel(key: jax.Array, input_size: int, units: int, gates: int, dtype:
     return jax.nn.initializers.lecun_normal()(key, (input_size, gates * units), dtype)
 
 
-def recurrent_kernel(key: jax.Array, units: int, gates: int, dtype: DTypeLike) -> jax.Array:
-    """A kernel `[H, gates * H]`, orthogonal for each gate (Saxe et al. 2014)."""
+def recurrent_kernel(
+    key: jax.Array, size: int, units: int, gates: int, dtype: DTypeLike, num_heads: int = 1
+) -> jax.Array:
+    """A kernel `[P, gates * H]`, orthogonal for each gate (Saxe et al. 2014) and head.
+
+    Args:
+      key: of the draw.
+      size: P, features of what the map reads.
+      units: H.
+      gates: the number of gates.
+      dtype: of the kernel.
+      num_heads: N; more than one gives the block-diagonal `[N, P/N, gates, H/N]` of `affine`.
+    """
     # QR has no half-precision form, so the draw is made in float32 at least.
     draw = jax.nn.initializers.orthogonal()
     wide = jnp.promote_types(dtype, jnp.float32)
-    kernels = [draw(k, (units, units), wide) for k in jax.random.split(key, gates)]
-    return jnp.concatenate(kernels, axis=-1).astype(dtype)
+    shape = (size // num_heads, units // num_heads)
+    blocks = [draw(k, shape, wide) for k in jax.random.split(key, num_heads * gates)]
+    if num_heads == 1:
+        return jnp.concatenate(blocks, axis=-1).astype(dtype)
+    blocks = jnp.stack(blocks).reshape(num_heads, gates, *shape)
+    return jnp.moveaxis(blocks, 1, 2).astype(dtype)
 
 
 def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -114,26 +187,60 @@ def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def initial_params(cell: Cell) -> State:
+    """The part `initial` of the parameters: zeros of the stored type if the cell learns it, else nothing."""
+    if not getattr(cell, "learn_initial_state", False):
+        return ()
+    return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), cell.initial_state())
+
+
+def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
+    """The state before the first step: learnt, where `params` have one, else `cell.initial_state`."""
+    state = cell.initial_state(batch_shape)
+    if not jax.tree.leaves(params.initial):
+        return state
+    return jax.tree.map(
+        lambda leaf, like: jnp.broadcast_to(leaf.astype(like.dtype), like.shape), params.initial, state
+    )
+
+
 def resolved(cell: Cell, params: PyTree, x: ArrayLike) -> Cell:
     """The same cell with its compute type settled: `cell.dtype`, else promoted from parameters and input."""
     if cell.dtype is not None:
         return cell
     dtype = jnp.result_type(*jax.tree.leaves(params), x)
-    return dataclasses.replace(cell, dtype=dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
+    return with_dtype(cell, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
+
+
+def with_dtype(cell: Cell, dtype: DTypeLike) -> Cell:
+    """The same cell, computing in `dtype`."""
+    return cell.with_dtype(dtype) if hasattr(cell, "with_dtype") else dataclasses.replace(cell, dtype=dtype)
 
 
 def validate(cell: Cell) -> None:
-    """Checks and normalises the fields that every cell has; called by `__post_init__`.
+    """Checks and normalises the fields that cells share; called by `__post_init__`.
 
     Raises:
-      ValueError: if `hidden_size` is less than 1.
-      TypeError: if `hidden_size` is no integer, or a dtype no floating type.
+      ValueError: if a size or a clip is out of range, or `num_heads` does not divide `hidden_size`.
+      TypeError: if a size is no integer, or a dtype no floating type.
     """
-    size = cell.hidden_size
-    if isinstance(size, bool) or not hasattr(size, "__index__"):
-        raise TypeError(f"hidden_size must be an integer, got {size!r}")
-    if size < 1:
-        raise ValueError(f"hidden_size must be at least 1, got {size}")
+    for name in ("hidden_size", "num_heads", "projection_size"):
+        size = getattr(cell, name, None)
+        if size is None:
+            continue
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    heads = getattr(cell, "num_heads", 1)
+    for name in ("hidden_size", "projection_size"):
+        size = getattr(cell, name, None)
+        if size is not None and size % heads:
+            raise ValueError(f"num_heads must divide {name}, got {heads} heads and {name}={size}")
+    for name in ("gate_clip", "cell_clip", "projection_clip"):
+        limit = getattr(cell, name, None)
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name} must be positive or None, got {limit}")
     for name in ("dtype", "param_dtype"):
         value = getattr(cell, name)
         if value is None and name == "dtype":
@@ -149,6 +256,11 @@ def require_input_size(input_size: int) -> None:
     """Raises ValueError unless `input_size` is at least 1."""
     if input_size < 1:
         raise ValueError(f"input_size must be at least 1, got {input_size}")
+
+
+def output_size(cell: Cell) -> int:
+    """The features of an output of a cell or network: its `output_size`, or else its `hidden_size`."""
+    return cell.output_size if hasattr(cell, "output_size") else cell.hidden_size
 
 
 def count(params: PyTree) -> int:

@@ -1,15 +1,13 @@
 """The simple recurrent network (Elman 1990)."""
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import base
-
-_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+from lstmx.cells import activations, base
+from lstmx.cells.activations import Activation, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +18,16 @@ class Elman:
 
     Attributes:
       hidden_size: H, the number of units.
-      activation: `"tanh"` or `"relu"`.
+      activation: a name, or a name with numbers (`lstmx.cells.activations`); `"tanh"`, `"relu"`, ...
       use_bias: whether there is a bias.
+      gate_clip: limit of the magnitude of the pre-activation (ONNX's `clip`).
+      num_heads: N blocks on the diagonal of U.
+      learn_initial_state: whether the initial state is a parameter (zeros at first).
       dtype: type of the matmuls and of the state; None promotes from parameters and inputs.
       param_dtype: type in which the parameters are stored.
 
-    Parameters: `input.kernel` `[D, H]`, `input.bias` `[H]`, `recurrent.kernel` `[H, H]`. The state is the
-    array h `[*batch, H]`.
+    Parameters: `input.kernel` `[D, H]`, `input.bias` `[H]`, `recurrent.kernel` `[H, H]` (with heads
+    `[N, H/N, 1, H/N]`). The state is the array h `[*batch, H]`.
 
     Source: Elman, "Finding structure in time", 1990.
 
@@ -40,8 +41,11 @@ class Elman:
     """
 
     hidden_size: int
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: Activation = "tanh"
     use_bias: bool = True
+    gate_clip: float | None = None
+    num_heads: int = 1
+    learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -52,17 +56,23 @@ class Elman:
 
     def __post_init__(self):
         base.validate(self)
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {self.activation!r}")
+        activations.check(self, "activation")
+
+    @property
+    def num_recurrent_gates(self) -> int | None:
+        """One: there are no gates."""
+        return 1 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         bias = {"bias": jnp.zeros(units, dtype)} if self.use_bias else {}
+        kernel = base.recurrent_kernel(recurrent_key, units, units, 1, dtype, num_heads=self.num_heads)
         return base.Params(
             input={"kernel": base.input_kernel(input_key, input_size, units, 1, dtype), **bias},
-            recurrent={"kernel": base.recurrent_kernel(recurrent_key, units, 1, dtype)},
+            recurrent={"kernel": kernel},
+            initial=base.initial_params(self),
         )
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
@@ -70,7 +80,10 @@ class Elman:
 
     def update(self, params, state, z, r):
         del params
-        return _ACTIVATIONS[self.activation](z + r).astype(state.dtype)
+        a = z + r
+        if self.gate_clip is not None:
+            a = jnp.clip(a, -self.gate_clip, self.gate_clip)
+        return resolve(self.activation)(a).astype(state.dtype)
 
     def output(self, state):
         return state.astype(self.dtype or state.dtype)

@@ -1,4 +1,4 @@
-"""Gated recurrent unit (Cho et al. 2014), in the reset-after form of cuDNN, torch and Keras."""
+"""Gated recurrent unit (Cho et al. 2014), in both published forms."""
 
 import dataclasses
 
@@ -6,22 +6,31 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import base
+from lstmx.cells import activations, base
+from lstmx.cells.activations import Activation, resolve
 
 
 @dataclasses.dataclass(frozen=True)
 class GRU:
-    """GRU cell, the reset gate applied after the recurrent matmul.
+    """GRU cell.
 
         z = x_t W + b,  r = h_{t-1} U + b'
         reset  = sigmoid(z_r + r_r)
         update = sigmoid(z_u + r_u)
-        n      = tanh(z_n + reset * r_n)
+        n      = tanh(z_n + reset * r_n)                   reset_after=True
+        n      = tanh(z_n + (reset * h_{t-1}) U_n)         reset_after=False
         h_t    = (1 - update) * n + update * h_{t-1}
 
     Attributes:
       hidden_size: H, the number of units.
+      reset_after: whether the reset gate acts on the result of the recurrent matmul, as in cuDNN, torch and
+        Keras, or on what it reads, which costs a second matmul in the loop.
       use_bias: whether there are biases.
+      gate_activation: of reset and update; a name, or a name with numbers (`lstmx.cells.activations`).
+      candidate_activation: of n.
+      gate_clip: limit of the magnitude of the pre-activations (ONNX's `clip`).
+      num_heads: N blocks on the diagonal of U.
+      learn_initial_state: whether the initial state is a parameter (zeros at first).
       dtype: type of the matmuls; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
@@ -29,10 +38,12 @@ class GRU:
     Parameters: `input.kernel` `[D, 3H]`, `input.bias` `[3H]`, `recurrent.kernel` `[H, 3H]`,
     `recurrent.bias` `[3H]`, gates in the order reset, update, n. Only the last third of the recurrent bias
     cannot be expressed by the input bias; the whole is kept so that weights of cuDNN, torch and Keras fit.
+    With `reset_after=False` `recurrent.kernel` is `[H, 2H]`, has no bias, and U_n is `update.kernel`
+    `[H, H]`. With heads, kernels are `[N, H/N, gates, H/N]`, one block a head.
 
     The state is the array h `[*batch, H]`.
 
-    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014 (eq. 5-8, version 1
+    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014 (eq. 5-8; version 1
     of the paper has the reset after the matmul).
 
     Example:
@@ -45,49 +56,100 @@ class GRU:
     """
 
     hidden_size: int
+    reset_after: bool = True
     use_bias: bool = True
+    gate_activation: Activation = "sigmoid"
+    candidate_activation: Activation = "tanh"
+    gate_clip: float | None = None
+    num_heads: int = 1
+    learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
     num_feature_axes = 1
+    has_candidate = True
     input_shape = staticmethod(base.dense_input_shape)
     input_map = staticmethod(base.affine)
-    recurrent_map = staticmethod(base.affine)
 
     def __post_init__(self):
         base.validate(self)
+        activations.check(self, "gate_activation", "candidate_activation")
+
+    @property
+    def num_recurrent_gates(self) -> int | None:
+        """The gates side by side in the recurrent kernel; None where it is not one matrix."""
+        return 3 if self.num_heads == 1 and self.reset_after else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         bias = {"bias": jnp.zeros(3 * units, dtype)} if self.use_bias else {}
-        return base.Params(
-            input={"kernel": base.input_kernel(input_key, input_size, units, 3, dtype), **bias},
-            recurrent={"kernel": base.recurrent_kernel(recurrent_key, units, 3, dtype), **bias},
-        )
+        input_params = {"kernel": base.input_kernel(input_key, input_size, units, 3, dtype), **bias}
+
+        def kernel(key, gates):
+            return base.recurrent_kernel(key, units, units, gates, dtype, num_heads=self.num_heads)
+
+        if self.reset_after:
+            recurrent, update = {"kernel": kernel(recurrent_key, 3), **bias}, ()
+        else:
+            gates_key, candidate_key = jax.random.split(recurrent_key)
+            recurrent, update = {"kernel": kernel(gates_key, 2)}, {"kernel": kernel(candidate_key, 1)}
+            if self.num_heads == 1:
+                update["kernel"] = update["kernel"].reshape(units, units)
+        return base.Params(input_params, recurrent, update, base.initial_params(self))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         dtype = base.carried_dtype(self.dtype or self.param_dtype)
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def update(self, params, state, z, r):
-        del params
-        return _gates(state, z.astype(state.dtype), r.astype(state.dtype))
+    def recurrent_map(self, params, y):
+        r = base.affine(params, y)
+        # The candidate's matmul reads what this one read: y, or y with a regularizer's mask.
+        return r if self.reset_after else (r, y)
+
+    def update(self, params, state, z, r, candidate_mask=None):
+        if candidate_mask is None and self._is_plain:
+            return _plain_gates(state, z.astype(state.dtype), r.astype(state.dtype))
+        gates = self.gates(params, state, z, r)
+        n = gates["n"] if candidate_mask is None else gates["n"] * candidate_mask.astype(state.dtype)
+        return n + gates["update"] * (state - n)
 
     def output(self, state):
         return state.astype(self.dtype or state.dtype)
 
+    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+        """reset, update, n after their activations, `[..., H]`, from the state before the step."""
+        z_r, z_u, z_n = jnp.split(z.astype(state.dtype), 3, axis=-1)
+        r, y = (r, None) if self.reset_after else r
+        r_r, r_u, *r_n = jnp.split(r.astype(state.dtype), 3 if self.reset_after else 2, axis=-1)
+        activate = resolve(self.gate_activation)
+        reset, update = activate(self._clipped(z_r + r_r)), activate(self._clipped(z_u + r_u))
+        if self.reset_after:
+            candidate = reset * r_n[0]
+        else:
+            candidate = base.affine(params, reset.astype(y.dtype) * y).astype(state.dtype)
+        n = resolve(self.candidate_activation)(self._clipped(z_n + candidate))
+        return {"reset": reset, "update": update, "n": n}
+
+    @property
+    def _is_plain(self) -> bool:
+        default = (self.gate_activation, self.candidate_activation) == ("sigmoid", "tanh")
+        return default and self.reset_after and self.gate_clip is None
+
+    def _clipped(self, a):
+        return a if self.gate_clip is None else jnp.clip(a, -self.gate_clip, self.gate_clip)
+
 
 @jax.custom_jvp
-def _gates(h: jax.Array, z: jax.Array, r: jax.Array) -> jax.Array:
+def _plain_gates(h: jax.Array, z: jax.Array, r: jax.Array) -> jax.Array:
     """`h_t` `[..., H]` from `h_{t-1}` `[..., H]` and the two maps' results `[..., 3H]`."""
     _, update, n, _ = _activate(z, r)
     return n + update * (h - n)
 
 
-@_gates.defjvp
-def _gates_jvp(primals, tangents):
+@_plain_gates.defjvp
+def _plain_gates_jvp(primals, tangents):
     # As in the LSTM: one coefficient a tangent, five arrays kept for the reverse pass.
     h, z, r = primals
     reset, update, n, r_n = _activate(z, r)

@@ -2,7 +2,7 @@
 
 The backward loop carries the state's cotangent and emits those of the two maps, dz_t and dr_t. The gradients
 of both maps then are single matmuls over all T * B rows, where autodiff of `lax.scan` reads, adds to and
-writes the weight gradients at each step.
+writes the weight gradients at each step. (Matmuls inside an update: `lstmx.implementations.deferred`.)
 
 What a step's derivative needs is what `jax.vjp(cell.update, ...)` returns: its pullback is a pytree and can
 be an output of the forward loop. With `remat="gates"` only the states are kept; since every y_{t-1} is then
@@ -11,7 +11,6 @@ known, all gates are redone by one matmul, without a second loop.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstmx.cells.base import Cell, Params, PyTree, State
-from lstmx.implementations.reference import batch_shape, select
+from lstmx.implementations import deferred
+from lstmx.implementations.emission import Form, pack, unpack
+from lstmx.implementations.reference import Sequence, batch_shape, noises, select
 from lstmx.implementations.reverse_only import linear_map
 
 
@@ -29,172 +30,223 @@ class Options(NamedTuple):
     reverse: bool
     unroll: int
     remat: str | None
+    states: bool
 
 
 class Saved(NamedTuple):
     """What the forward pass leaves to the reverse pass."""
 
     params: Params
-    xs: jax.Array
     initial: State
-    keep: jax.Array | None
-    resets: jax.Array | None
-    ys: jax.Array
-    kept: PyTree  # pullbacks of the updates, or with remat="gates" the states; leaves [T, ...]
+    fresh: State
+    sequence: Sequence
+    locked: PyTree
+    shown: PyTree  # the outputs or states, [T, ...]
+    kept: list[jax.Array]  # emitted pullbacks of the updates, or with remat="gates" states; [T, ...]
 
 
-def run(cell, params, xs, state, keep, resets, *, reverse, unroll, remat) -> tuple[State, jax.Array]:
+def run(
+    cell, params, state, fresh, sequence, locked=None, *, reverse, unroll, remat, states
+) -> tuple[State, PyTree]:
     """Runs a cell over time; see `reference.run`."""
-    return _run(cell, Options(reverse, unroll, remat), params, xs, state, keep, resets)
+    options = Options(reverse, unroll, remat, states)
+    return _run(cell, options, params, state, fresh, sequence, locked)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _run(cell, options, params, xs, state, keep, resets):
-    state, ys, _ = _forward(cell, options, params, xs, state, keep, resets, keeping=None)
-    return state, ys
+def _run(cell, options, params, state, fresh, sequence, locked):
+    state, shown, _, _ = _forward(cell, options, params, state, fresh, sequence, locked, keeping=None)
+    return state, shown
 
 
 @_run.defjvp
 def _run_jvp(cell, options, primals, tangents):
-    final, ys, kept = _forward(cell, options, *primals, keeping=options.remat or "pullbacks")
-    residuals, tree = jax.tree.flatten(Saved(*primals, ys, kept))
-    # keep and resets are boolean: they have no tangents.
-    flat_tangents, tangent_tree = jax.tree.flatten(tangents[:3])
-    outputs, output_tree = jax.tree.flatten((final, ys))
+    final, shown, kept, form = _forward(cell, options, *primals, keeping=options.remat or "pullbacks")
+    residuals, tree = jax.tree.flatten(Saved(*primals, shown, kept))
+    # Flags have no tangents, and noise is not differentiated.
+    d_params, d_state, d_fresh, d_sequence, _ = tangents
+    flat_tangents, tangent_tree = jax.tree.flatten((d_params, d_state, d_fresh, d_sequence.xs))
+    outputs, output_tree = jax.tree.flatten((final, shown))
 
     def reverse(residuals, cotangents):
         saved = jax.tree.unflatten(tree, residuals)
-        gradients = _reverse(cell, options, saved, *jax.tree.unflatten(output_tree, cotangents))
+        gradients = _reverse(cell, options, saved, form, *jax.tree.unflatten(output_tree, cotangents))
         return tangent_tree.flatten_up_to(gradients)
 
-    return (final, ys), jax.tree.unflatten(
+    return (final, shown), jax.tree.unflatten(
         output_tree, linear_map(reverse, residuals, flat_tangents, outputs)
     )
 
 
-def _forward(cell, options, params, xs, state, keep, resets, *, keeping):
-    """The loop. Returns the final state, the outputs, and what `keeping` asks for.
+def _forward(cell, options, params, state, fresh, sequence, locked, *, keeping):
+    """The loop. Returns the final state, what is shown, and what `keeping` asks for, with its form.
 
     `keeping` is None, "pullbacks" (of each update) or "gates" (the states, from which the gates are redone).
     """
-    fresh = cell.initial_state(batch_shape(cell, xs))
-    cast = functools.partial(_cast, dtype=xs.dtype)
-    input_params, recurrent_params = cast(params.input), cast(params.recurrent)
+    show = _shown(cell, options)
+    xs = sequence.xs
+    maps, update_params, found = _prepared(cell, params, state, sequence, locked)
     hoist = _hoists_input_map()
-    inputs = cell.input_map(input_params, xs) if hoist else xs
+    if hoist:
+        sequence = sequence._replace(xs=cell.input_map(maps.input, xs))
 
     def step(state, inputs):
-        z, keep_t, reset_t = inputs
+        z, keep_t, reset_t, noise_t = inputs
+        map_noise, update_noise = noises(locked, noise_t)
         if not hoist:
-            z = cell.input_map(input_params, z)
+            z = cell.input_map(maps.input, z)
         if reset_t is not None:
             state = select(reset_t, fresh, state)
-        r = cell.recurrent_map(recurrent_params, cell.output(state))
+        r = cell.recurrent_map(maps.recurrent, cell.output(state), *map_noise)
+        kept, known = None, ()
         if keeping == "pullbacks":
-            new, kept = jax.vjp(cell.update, params.update, state, z, r)
+            new, *kept = deferred.vjp(cell, found, update_params, state, z, r, *update_noise)
+            known = jax.tree.leaves((update_params, locked, noise_t))
         else:
-            new, kept = cell.update(params.update, state, z, r), None
+            new = cell.update(update_params, state, z, r, *update_noise)
         state = new if keep_t is None else select(keep_t, new, state)
         if keeping == "gates":
             kept = state
-        emitted, rebuild.tree = _distinct((cell.output(state), kept))
-        return state, emitted
+        shown = show(state)
+        emitted, forms["shown"] = pack(shown)
+        more, forms["kept"] = pack(kept, (*jax.tree.leaves(shown), *known))
+        return state, (emitted, more)
 
-    rebuild = _Rebuild()
-    state, emitted = lax.scan(
-        step, state, (inputs, keep, resets), reverse=options.reverse, unroll=options.unroll
-    )
-    ys, kept = rebuild(emitted)
-    return state, ys, kept
+    forms: dict[str, Form] = {}
+    state, (emitted, more) = lax.scan(step, state, sequence, reverse=options.reverse, unroll=options.unroll)
+    return state, unpack(forms["shown"], emitted), more, forms["kept"]
 
 
-def _reverse(cell: Cell, options: Options, saved: Saved, d_final: State, dys: jax.Array):
-    """The reverse pass: gradients of the parameters, of xs and of the initial state."""
-    params, xs = saved.params, saved.xs
-    fresh = cell.initial_state(batch_shape(cell, xs))
-    cast = functools.partial(_cast, dtype=xs.dtype)
-    recurrent_params = cast(params.recurrent)
-    shift = functools.partial(_previous, reverse=options.reverse)
+def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: State, d_shown: PyTree):
+    """The reverse pass: gradients of the parameters, of the initial and the fresh state, and of xs."""
+    params, sequence, locked = saved.params, saved.sequence, saved.locked
+    xs = sequence.xs
+    show = _shown(cell, options)
+    maps, update_params, found = _prepared(cell, params, saved.initial, sequence, locked)
+    shift = functools.partial(previous, reverse=options.reverse)
 
     # y_{t-1}, as the recurrent map of step t saw it.
-    ys_before = shift(cell.output(saved.initial), saved.ys)
-    if saved.resets is not None:
-        ys_before = jax.vmap(select)(
-            saved.resets, jnp.broadcast_to(cell.output(fresh), ys_before.shape), ys_before
-        )
+    ys = cell.output(saved.shown) if options.states else saved.shown
+    ys_before = shift(cell.output(saved.initial), ys)
+    if sequence.resets is not None:
+        fresh_output = jnp.broadcast_to(cell.output(saved.fresh), ys_before.shape)
+        ys_before = select(sequence.resets, fresh_output.astype(ys_before.dtype), ys_before)
     if options.remat == "gates":
-        pullbacks = _redo_gates(cell, saved, fresh, ys_before, cast, shift)
+        states = unpack(form, saved.kept, jax.tree.leaves(saved.shown))
+        kept, form = _redo_gates(cell, saved, states, ys_before, (maps, update_params, found), shift)
+        shown = []
     else:
-        pullbacks = saved.kept
+        kept, shown = saved.kept, jax.tree.leaves(saved.shown)
 
-    to_state = jax.linear_transpose(cell.output, saved.initial)
-    # The map is affine: its transpose is the same everywhere, and at zero there is nothing to compute first.
-    recurrent_map = functools.partial(cell.recurrent_map, recurrent_params)
+    # The maps are linear: their transposes are the same everywhere, and at zero there is nothing to compute.
+    to_state = jax.linear_transpose(show, saved.initial)
+    output_to_state = jax.linear_transpose(cell.output, saved.initial)
+    map_noise, _ = noises(locked, sequence.noise)
+    recurrent_map = lambda y: cell.recurrent_map(maps.recurrent, y, *map_noise)  # noqa: E731
     _, to_previous_output = jax.vjp(recurrent_map, jnp.zeros(ys_before.shape[1:], ys_before.dtype))
-
-    n_batch = len(batch_shape(cell, xs))
     accumulate = _accumulates_in_loop(cell, params, xs)
 
     def step(carry, inputs):
-        d_state, d_update, d_maps = carry
-        dy, pullback, keep_t, reset_t, x, y_before = inputs
-        d_state = _add(d_state, to_state(dy)[0])
+        d_state, d_others, d_fresh, d_maps = carry
+        d_shown_t, kept_t, shown_t, keep_t, reset_t, noise_t, rows = inputs
+        known = (*shown_t, *jax.tree.leaves((update_params, locked, noise_t)))
+        pullback, read = unpack(form, kept_t, known)
+        d_state = _add(d_state, to_state(d_shown_t)[0])
         if keep_t is not None:
             nothing = jax.tree.map(jnp.zeros_like, d_state)
             d_held = select(keep_t, nothing, d_state)
             d_state = select(keep_t, d_state, nothing)
-        d_update_t, d_state, dz, dr = pullback(d_state)
-        d_state = _add(d_state, to_state(*to_previous_output(dr))[0])
+        d_others_t, d_products, d_state, dz, dr, *_ = pullback(d_state)
+        d_state = _add(d_state, output_to_state(*to_previous_output(dr))[0])
         if reset_t is not None:
-            d_state = select(reset_t, jax.tree.map(jnp.zeros_like, d_state), d_state)
+            nothing = jax.tree.map(jnp.zeros_like, d_state)
+            d_fresh = _add(d_fresh, select(reset_t, d_state, nothing))
+            d_state = select(reset_t, nothing, d_state)
         if keep_t is not None:
             d_state = _add(d_state, d_held)
         if accumulate:
-            d_maps_t, emitted = _map_gradients(cell, params, x, y_before, dz, dr, row_axes=n_batch)
-            d_maps = _add(d_maps, d_maps_t)
-        else:
-            emitted, rebuild.tree = _distinct((dz, dr))
-        return (d_state, _add(d_update, d_update_t), d_maps), emitted
+            d_maps_t, dz = _map_gradients(cell, params, *rows, dz, dr, map_noise)
+            d_maps, dr = _add(d_maps, d_maps_t), ()
+        emitted, forms["step"] = pack((dz, dr, d_products, read))
+        return (d_state, _add(d_others, d_others_t), d_fresh, d_maps), emitted
 
-    rebuild = _Rebuild()
-    zero_maps = jax.tree.map(jnp.zeros_like, (params.input, params.recurrent)) if accumulate else None
-    rows = (xs, ys_before) if accumulate else (None, None)
-    (d_initial, d_update, d_maps), emitted = lax.scan(
+    forms: dict[str, Form] = {}
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    carry = (
+        d_final,
+        zeros(deferred.unspared(found, params.update)),
+        zeros(saved.fresh) if sequence.resets is not None else None,
+        zeros((params.input, params.recurrent)) if accumulate else None,
+    )
+    rows = (xs, ys_before) if accumulate else None
+    (d_initial, d_others, d_fresh, d_maps), emitted = lax.scan(
         step,
-        (d_final, jax.tree.map(jnp.zeros_like, params.update), zero_maps),
-        (dys, pullbacks, saved.keep, saved.resets, *rows),
+        carry,
+        (d_shown, kept, shown, *sequence[1:], rows),
         reverse=not options.reverse,
         unroll=options.unroll,
     )
+    dz, dr, d_products, read = unpack(forms["step"], emitted)
     if accumulate:
-        dxs = emitted
+        dxs = dz
     else:
-        d_maps, dxs = _map_gradients(cell, params, xs, ys_before, *rebuild(emitted), row_axes=1 + n_batch)
-    return Params(d_maps[0], d_maps[1], d_update), dxs, d_initial
+        d_maps, dxs = _map_gradients(cell, params, xs, ys_before, dz, dr, map_noise)
+    d_update = deferred.gradients(found, params.update, d_others, read, d_products)
+    d_initial_params = zeros(params.initial)  # used before the loop alone, to make the initial states
+    if d_fresh is None:
+        d_fresh = zeros(saved.fresh)
+    return Params(*d_maps, d_update, d_initial_params), d_initial, d_fresh, dxs
 
 
-def _map_gradients(cell, params, x, y_before, dz, dr, *, row_axes):
+def _prepared(cell, params, state, sequence, locked):
+    """Parameters cast as the loop needs them, and the matmuls that its updates hold."""
+    x, _, _, noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), sequence)
+    map_noise, update_noise = noises(locked, noise)
+    maps = jax.tree.map(lambda leaf: leaf.astype(x.dtype) if leaf.ndim > 1 else leaf, params)
+    z = jax.eval_shape(cell.input_map, params.input, x)
+    r = jax.eval_shape(lambda s: cell.recurrent_map(params.recurrent, cell.output(s), *map_noise), state)
+    found = deferred.matmuls(cell, params, state, z, r, *update_noise)
+    # The other leaves stay as they are: the update is pointwise in them, and computes in a wider type.
+    spared = {matmul.leaf for matmul in found}
+    leaves, structure = jax.tree.flatten(params.update)
+    leaves = [leaf.astype(x.dtype) if k in spared else leaf for k, leaf in enumerate(leaves)]
+    return maps, jax.tree.unflatten(structure, leaves), found
+
+
+def _shown(cell, options):
+    return (lambda state: state) if options.states else cell.output
+
+
+def _map_gradients(cell, params, x, y_before, dz, dr, map_noise):
     """Gradients of both maps' parameters, and of x, from the rows of one step or of all."""
-    # One axis of rows: XLA:CPU contracts over two axes several times slower than over one.
-    rows = functools.partial(_merge_axes, count=row_axes)
     # With respect to the parameters as they are stored, so that sums over several calls are not made in half
     # precision.
-    _, input_pullback = jax.vjp(cell.input_map, params.input, rows(x))
-    d_input, dx = input_pullback(rows(dz))
-    _, recurrent_pullback = jax.vjp(lambda p: cell.recurrent_map(p, rows(y_before)), params.recurrent)
-    return (d_input, *recurrent_pullback(rows(dr))), dx.reshape(x.shape)
+    _, input_pullback = jax.vjp(cell.input_map, params.input, x)
+    d_input, dx = input_pullback(dz)
+    _, recurrent_pullback = jax.vjp(lambda p: cell.recurrent_map(p, y_before, *map_noise), params.recurrent)
+    return (d_input, *recurrent_pullback(dr)), dx
 
 
-def _redo_gates(cell, saved, fresh, ys_before, cast, shift):
+def _redo_gates(cell, saved, states, ys_before, prepared, shift):
     """The pullbacks of all updates, from the states alone: the gates of all steps by one matmul a map."""
-    before = jax.tree.map(shift, saved.initial, saved.kept)
-    if saved.resets is not None:
-        steps = saved.xs.shape[0]
-        always = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), fresh)
-        before = jax.vmap(select)(saved.resets, always, before)
-    zs = cell.input_map(cast(saved.params.input), saved.xs)
-    rs = cell.recurrent_map(cast(saved.params.recurrent), ys_before)
-    return jax.vmap(lambda s, z, r: jax.vjp(cell.update, saved.params.update, s, z, r)[1])(before, zs, rs)
+    maps, update_params, found = prepared
+    sequence, locked = saved.sequence, saved.locked
+    before = jax.tree.map(shift, saved.initial, states)
+    if sequence.resets is not None:
+        always = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), saved.fresh, before)
+        before = select(sequence.resets, always, before)
+    map_noise, _ = noises(locked, sequence.noise)
+    zs = cell.input_map(maps.input, sequence.xs)
+    rs = cell.recurrent_map(maps.recurrent, ys_before, *map_noise)
+
+    def redo(state, z, r, noise_t):
+        _, update_noise = noises(locked, noise_t)
+        _, *kept = deferred.vjp(cell, found, update_params, state, z, r, *update_noise)
+        emitted, forms["kept"] = pack(kept, jax.tree.leaves((update_params, locked, noise_t)))
+        return emitted
+
+    forms: dict[str, Form] = {}
+    return jax.vmap(redo)(before, zs, rs, sequence.noise), forms["kept"]
 
 
 def _hoists_input_map() -> bool:
@@ -219,44 +271,12 @@ def _accumulates_in_loop(cell: Cell, params: Params, xs: jax.Array) -> bool:
     return rows >= 64 and stacked > 32 * 2**20
 
 
-def _previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
+def previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
     """The sequence one step earlier: `first`, then all but the last of `rest` `[T, ...]`."""
     first = first[None].astype(rest.dtype)
     parts = (rest[1:], first) if reverse else (first, rest[:-1])
     return jnp.concatenate(parts)[: rest.shape[0]]
 
 
-def _merge_axes(tree: PyTree, count: int) -> PyTree:
-    """Merges the first `count` axes of every leaf into one."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[count:]), tree)
-
-
-def _cast(tree: PyTree, dtype) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-
 def _add(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)
-
-
-class _Rebuild:
-    """Undoes `_distinct`, with the tree that the traced step left behind."""
-
-    tree: tuple
-
-    def __call__(self, leaves: Sequence[jax.Array]) -> PyTree:
-        structure, positions = self.tree
-        return jax.tree.unflatten(structure, [leaves[k] for k in positions])
-
-
-def _distinct(tree: PyTree) -> tuple[list[jax.Array], tuple]:
-    """The leaves of a tree without repetitions.
-
-    In most cells z and r are simply added: their cotangents are one array, and so are y and the state's h. A
-    loop that emits an array twice writes it twice, each step.
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    seen: dict[int, int] = {}
-    positions = [seen.setdefault(id(leaf), len(seen)) for leaf in leaves]
-    unique = {k: leaf for leaf, k in zip(leaves, positions, strict=True)}
-    return [unique[k] for k in range(len(unique))], (structure, positions)

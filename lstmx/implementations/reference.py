@@ -1,55 +1,76 @@
 """`lax.scan` and autodiff: the definition that every other implementation is tested against."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lstmx.cells.base import Cell, Params, State
+from lstmx.cells.base import Cell, Noise, Params, PyTree, State
+
+
+class Sequence(NamedTuple):
+    """What is read step by step, `[T, *batch, ...]`; all but xs may be None."""
+
+    xs: jax.Array  # of the compute type
+    keep: jax.Array | None = None  # bool, False where the state is held
+    resets: jax.Array | None = None  # bool, True where the state is made fresh first; False where keep is
+    noise: PyTree = None  # the stepwise part of a regularized cell's noise
 
 
 def run(
     cell: Cell,
     params: Params,
-    xs: jax.Array,
     state: State,
-    keep: jax.Array | None,
-    resets: jax.Array | None,
+    fresh: State,
+    sequence: Sequence,
+    locked: PyTree = None,
     *,
     reverse: bool,
     unroll: int,
     remat: str | None,
-) -> tuple[State, jax.Array]:
+    states: bool,
+) -> tuple[State, PyTree]:
     """Runs a cell over time. This is the signature of every implementation; `lstmx.scan` is its user.
 
     Args:
       cell: the cell, its `dtype` settled.
       params: its parameters.
-      xs: `[T, *batch, ...]` of the compute type.
       state: initial state, leaves `[*batch, ...]`.
-      keep: bool `[T, *batch]`, False where the state is held; None keeps every step.
-      resets: bool `[T, *batch]`, True where the state is made fresh before the step; False where `keep` is.
+      fresh: the state that a reset makes, leaves `[*batch, ...]`.
+      sequence: inputs and flags.
+      locked: the part of a regularized cell's noise that is the same in all steps.
       reverse: whether time runs from T-1 to 0. The outputs stay in the order of the inputs.
       unroll: steps per iteration of the compiled loop.
       remat: `"gates"` to recompute the gates in the reverse pass instead of keeping them.
+      states: whether to return all states instead of the outputs.
 
     Returns:
-      The final state, and the outputs `[T, *batch, ...]` (of the held state where `keep` is False).
+      The final state, and the outputs `[T, *batch, ...]` (of the held state where `keep` is False), or the
+      states after each step.
     """
-    fresh = cell.initial_state(batch_shape(cell, xs))
 
     def step(state, inputs):
-        x, keep_t, reset_t = inputs
+        x, keep_t, reset_t, noise_t = inputs
+        map_noise, update_noise = noises(locked, noise_t)
         if reset_t is not None:
             state = select(reset_t, fresh, state)
         z = cell.input_map(params.input, x)
-        r = cell.recurrent_map(params.recurrent, cell.output(state))
-        new = cell.update(params.update, state, z, r)
+        r = cell.recurrent_map(params.recurrent, cell.output(state), *map_noise)
+        new = cell.update(params.update, state, z, r, *update_noise)
         state = new if keep_t is None else select(keep_t, new, state)
-        return state, cell.output(state)
+        return state, state if states else cell.output(state)
 
     if remat == "gates":
         step = jax.checkpoint(step, prevent_cse=False)
-    return lax.scan(step, state, (xs, keep, resets), reverse=reverse, unroll=unroll)
+    return lax.scan(step, state, sequence, reverse=reverse, unroll=unroll)
+
+
+def noises(locked: PyTree, stepwise: PyTree) -> tuple[tuple, tuple]:
+    """The further arguments of `recurrent_map` and of `update`: none for a cell without noise."""
+    if locked is None and stepwise is None:
+        return (), ()
+    return (locked,), (Noise(locked, stepwise),)
 
 
 def select(flags: jax.Array, on_true: State, on_false: State) -> State:

@@ -103,8 +103,8 @@ def test_derivative_of_the_gates(scale):
     rng = np.random.default_rng(2)
     point = rng.normal(size=(50, 3)), scale * rng.normal(size=(50, 12))
     direction = rng.normal(size=(50, 3)), rng.normal(size=(50, 12))
-    got, expected = (jax.jvp(gates, point, direction) for gates in (lstm._gates, plain_gates))
+    got, expected = (jax.jvp(gates, point, direction) for gates in (lstm._plain_gates, plain_gates))
     assert oracles.relative_error(got, expected) <= 1e-12
     cotangent = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
-    got, expected = (jax.vjp(gates, *point)[1](cotangent) for gates in (lstm._gates, plain_gates))
+    got, expected = (jax.vjp(gates, *point)[1](cotangent) for gates in (lstm._plain_gates, plain_gates))
     assert oracles.relative_error(got, expected) <= 1e-12

@@ -1,0 +1,91 @@
+"""Independently recurrent network (Li et al. 2018)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lstmx.cells import activations, base
+from lstmx.cells.activations import Activation, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class IndRNN:
+    """IndRNN cell: an Elman cell each of whose units sees, of the past, itself alone.
+
+        h_t = relu(x_t W + b + u * h_{t-1})
+
+    A unit's gradient over T steps is bounded by `|u| ** T`, so that with |u| near 1 and an activation that
+    does not saturate thousands of steps can be bridged; units meet one another in the next layer.
+
+    Attributes:
+      hidden_size: H, the number of units.
+      activation: a name, or a name with numbers (`lstmx.cells.activations`).
+      recurrent_range: `init` draws u uniformly from this interval. The paper, for sequences of T steps and
+        relu: `(0, 2 ** (1 / T))`, in the last of several layers `(2 ** (-1 / T), 2 ** (1 / T))`, and |u| is
+        clipped to the upper end after every update; for long sequences that is the default, about.
+      use_bias: whether there is a bias.
+      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      dtype: type of the matmuls and of the state; None promotes from parameters and inputs.
+      param_dtype: type in which the parameters are stored.
+
+    Parameters: `input.kernel` `[D, H]`, `input.bias` `[H]`, `recurrent.scale` `[H]`, which is u. The state is
+    the array h `[*batch, H]`.
+
+    Source: Li, Li, Cook, Zhu & Gao, "Independently recurrent neural network (IndRNN): building a longer and
+    deeper RNN", 2018.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lstmx
+      >>> from lstmx.cells.indrnn import IndRNN
+      >>> cell = IndRNN(hidden_size=4, recurrent_range=(0, 2 ** (1 / 5)))
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> state, ys = lstmx.scan(cell, params, jnp.ones((5, 2, 3)))
+      >>> ys.shape, params.recurrent["scale"].shape
+      ((5, 2, 4), (4,))
+    """
+
+    hidden_size: int
+    activation: Activation = "relu"
+    recurrent_range: tuple[float, float] = (0.0, 1.0)
+    use_bias: bool = True
+    learn_initial_state: bool = False
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    num_feature_axes = 1
+    input_shape = staticmethod(base.dense_input_shape)
+    input_map = staticmethod(base.affine)
+
+    def __post_init__(self):
+        base.validate(self)
+        activations.check(self, "activation")
+        low, high = map(float, self.recurrent_range)
+        if not low <= high:
+            raise ValueError(f"recurrent_range must be (low, high) with low <= high, got {(low, high)}")
+        object.__setattr__(self, "recurrent_range", (low, high))
+
+    def init(self, key: jax.Array, input_size: int) -> base.Params:
+        base.require_input_size(input_size)
+        units, dtype = self.hidden_size, self.param_dtype
+        input_key, recurrent_key = jax.random.split(key)
+        input_params = {"kernel": base.input_kernel(input_key, input_size, units, 1, dtype)}
+        if self.use_bias:
+            input_params["bias"] = jnp.zeros(units, dtype)
+        low, high = self.recurrent_range
+        recurrent = {"scale": jax.random.uniform(recurrent_key, (units,), dtype, low, high)}
+        return base.Params(input_params, recurrent, (), base.initial_params(self))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
+        return jnp.zeros((*batch_shape, self.hidden_size), self.dtype or self.param_dtype)
+
+    def recurrent_map(self, params, y):
+        return params["scale"].astype(y.dtype) * y
+
+    def update(self, params, state, z, r):
+        del params
+        return resolve(self.activation)(z + r).astype(state.dtype)
+
+    def output(self, state):
+        return state.astype(self.dtype or state.dtype)

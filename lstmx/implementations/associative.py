@@ -1,0 +1,84 @@
+"""Cells that are linear in their state, by an associative scan: O(log T) parallel steps instead of T.
+
+Such a cell has one more method, `coefficients(update_params, z) -> (a, b)`, and its update is
+`a * state + b`, elementwise, with 0 <= a <= 1; it has no recurrent map. Two steps are one step of the same
+kind, `(a1, b1)` then `(a2, b2)` being `(a2 * a1, a2 * b1 + b2)`, which is an associative operation (Blelloch
+1990). Products of numbers in [0, 1] may underflow but not overflow, so that no logarithms are needed.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lstmx.cells.base import Cell, Params, PyTree, State
+from lstmx.implementations.reference import Sequence, select
+
+
+def can_run(cell: Cell) -> bool:
+    """Whether a cell says what its coefficients are.
+
+    Example:
+      >>> from lstmx.cells import GRU
+      >>> from lstmx.cells.minimal import MinGRU
+      >>> can_run(MinGRU(4)), can_run(GRU(4))
+      (True, False)
+    """
+    return hasattr(cell, "coefficients")
+
+
+def require(cell: Cell) -> None:
+    """Raises NotImplementedError unless `can_run(cell)`."""
+    if not can_run(cell):
+        raise NotImplementedError(
+            f'implementation "associative" runs cells that are linear in their state and have a method '
+            f"`coefficients`, as MinGRU and MinLSTM do; {type(cell).__name__} has none"
+        )
+
+
+def run(
+    cell: Cell,
+    params: Params,
+    state: State,
+    fresh: State,
+    sequence: Sequence,
+    locked: PyTree = None,
+    *,
+    reverse: bool,
+    unroll: int,
+    remat: str | None,
+    states: bool,
+) -> tuple[State, PyTree]:
+    """Runs a cell over time; see `reference.run`. `unroll` has no meaning here: there is no loop.
+
+    Raises:
+      NotImplementedError: if the cell has no `coefficients`, or has noise, of which they know nothing.
+    """
+    require(cell)
+    if locked is not None or sequence.noise is not None:
+        raise NotImplementedError('implementation "associative" has no noise inside of the recurrence')
+    del unroll
+
+    def after_each_step(params, state, fresh, sequence):
+        xs, keep, resets, _ = sequence
+        a, b = cell.coefficients(params.update, cell.input_map(params.input, xs))
+        if resets is not None:
+            a, b = select(resets, (jnp.zeros_like(a), a * fresh + b), (a, b))
+        if keep is not None:
+            a, b = select(keep, (a, b), (jnp.ones_like(a), jnp.zeros_like(b)))
+        first = -1 if reverse else 0
+        if xs.shape[0]:
+            b = b.at[first].add(a[first] * state)
+        return lax.associative_scan(_after, (a, b), reverse=reverse)[1]
+
+    if remat is not None:
+        after_each_step = jax.checkpoint(after_each_step)
+    hs = after_each_step(params, state, fresh, sequence)
+    if hs.shape[0]:
+        state = hs[0 if reverse else -1]
+    return state, hs if states else cell.output(hs)
+
+
+def _after(first, second):
+    """The one step that two steps are."""
+    (a1, b1), (a2, b2) = first, second
+    return a2 * a1, a2 * b1 + b2
