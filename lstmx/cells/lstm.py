@@ -22,8 +22,8 @@ class LSTMGatesState(NamedTuple):
     """State of an LSTM with gate recurrence: also its gates i, f, o, `[*batch, G * H]`."""
 
     c: jax.Array
-    h: jax.Array
     gates: jax.Array
+    h: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,241 @@
+"""The table of every cell, option and regularizer, each with its step in NumPy; and what its tests share."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy_cells import CELLS
+from numpy_lstm import elman_step, gru_step, lstm_step, mogrifier_step
+
+import lstmx
+
+LSTMS = {
+    "lstm": {},
+    "lstm-no-bias": {"use_bias": False},
+    "lstm-peephole": {"peephole": True},
+    "lstm-coupled": {"input_gate": "coupled"},
+    "lstm-coupled-peephole": {"input_gate": "coupled", "peephole": True, "num_heads": 2},
+    "lstm-capped": {"input_gate": "capped", "peephole": True},
+    "lstm-no-input-gate": {"input_gate": "none", "peephole": True},
+    "lstm-no-forget-gate": {"forget_gate": False, "peephole": True},
+    "lstm-no-output-gate": {"output_gate": False, "peephole": True},
+    "lstm-no-input-activation": {"candidate_activation": "identity", "peephole": True},
+    "lstm-no-output-activation": {"output_activation": "identity", "peephole": True},
+    "lstm-gate-recurrence": {"gate_recurrence": True, "peephole": True},
+    "lstm-gate-recurrence-coupled": {"gate_recurrence": True, "input_gate": "coupled", "projection_size": 3},
+    "lstm-activations": {
+        "gate_activation": "hard_sigmoid",
+        "candidate_activation": ("scaled_tanh", 1.5, 0.5),
+        "output_activation": "softsign",
+    },
+    "lstm-ba": {"layer_norm": "ba"},
+    "lstm-ba-projection": {"layer_norm": "ba", "projection_size": 2, "peephole": True, "use_bias": False},
+    "lstm-fastrnns": {"layer_norm": "fastrnns", "layer_norm_epsilon": 1e-3},
+    "lstm-fastrnns-coupled-clip": {"layer_norm": "fastrnns", "input_gate": "coupled", "cell_clip": 0.8},
+    "lstm-per-gate": {"layer_norm": "per_gate"},
+    "lstm-per-gate-peephole": {
+        "layer_norm": "per_gate",
+        "peephole": True,
+        "input_gate": "coupled",
+        "projection_size": 2,
+    },
+    "lstm-projection": {"projection_size": 3},
+    "lstm-projection-clip": {"projection_size": 2, "projection_clip": 0.1, "num_heads": 2},
+    "lstm-clips": {"gate_clip": 0.5, "cell_clip": 0.3, "peephole": True},
+    "lstm-heads": {"num_heads": 2},
+    "lstm-heads-ba": {"num_heads": 4, "layer_norm": "ba", "gate_clip": 1.0},
+    "lstm-chrono": {"chrono": 20.0},
+    "lstm-learnt-start": {"learn_initial_state": True, "projection_size": 2},
+}
+GRUS = {
+    "gru": {},
+    "gru-no-bias": {"use_bias": False},
+    "gru-reset-before": {"reset_after": False},
+    "gru-reset-before-heads": {"reset_after": False, "num_heads": 2, "gate_clip": 0.5},
+    "gru-heads": {"num_heads": 2, "learn_initial_state": True},
+    "gru-activations": {
+        "gate_activation": "hard_sigmoid",
+        "candidate_activation": ("leaky_relu", 0.1),
+        "gate_clip": 0.5,
+    },
+}
+ELMANS = {
+    "elman": {},
+    "elman-relu": {"activation": "relu"},
+    "elman-heads": {"num_heads": 2, "gate_clip": 0.5, "learn_initial_state": True},
+}
+
+
+def wrapped(inner, wrapper, **fixed):
+    """Makes a wrapped cell from a size and the options of the cell inside."""
+    return lambda size, **options: wrapper(inner(size, **options), **fixed)
+
+
+def mogrifiers():
+    for name, fixed in {"mogrifier": {"rounds": 3}, "mogrifier-rank": {"rounds": 2, "rank": 2}}.items():
+        inner = functools.partial(lstmx.LSTM, peephole=True, learn_initial_state=True)
+        yield (
+            name,
+            (
+                wrapped(inner, lstmx.Mogrifier, **fixed),
+                mogrifier_step(lstm_step(peephole=True), fixed["rounds"]),
+            ),
+        )
+
+
+# Every variant: what makes the cell from a size and options, and its step (None: see test_regularizers.py).
+VARIANTS = {
+    **{k: (functools.partial(lstmx.LSTM, **options), lstm_step(**options)) for k, options in LSTMS.items()},
+    **{k: (functools.partial(lstmx.GRU, **options), gru_step(**options)) for k, options in GRUS.items()},
+    **{
+        k: (functools.partial(lstmx.Elman, **options), elman_step(**options)) for k, options in ELMANS.items()
+    },
+    **dict(mogrifiers()),
+    "mogrifier-gru": (wrapped(functools.partial(lstmx.GRU, reset_after=False), lstmx.Mogrifier), None),
+    **CELLS,
+}
+
+# Regularizers, each around cells that differ in how it reaches them.
+_ALL = {
+    "input_dropout": 0.2,
+    "output_dropout": 0.3,
+    "recurrent_dropout": 0.3,
+    "update_dropout": 0.2,
+    "hidden_zoneout": 0.3,
+}
+REGULARIZED = {
+    "locked dropout": (lstmx.LSTM, {"input_dropout": 0.3, "output_dropout": 0.4}),
+    "locked dropout of an image": (
+        VARIANTS["conv-lstm-1d"][0],
+        {"input_dropout": 0.3, "recurrent_dropout": 0.4},
+    ),
+    "recurrent dropout": (lstmx.LSTM, {"recurrent_dropout": 0.4}),
+    "recurrent dropout of a GRU": (
+        functools.partial(lstmx.GRU, reset_after=False),
+        {"recurrent_dropout": 0.4},
+    ),
+    "per gate": (lstmx.LSTM, {"recurrent_dropout": 0.4, "per_gate": True}),
+    "per gate of a GRU": (lstmx.GRU, {"recurrent_dropout": 0.4, "per_gate": True}),
+    "per gate with peepholes": (
+        functools.partial(lstmx.LSTM, peephole=True, input_gate="coupled", projection_size=3),
+        {"recurrent_dropout": 0.4, "per_gate": True},
+    ),
+    "update dropout": (lstmx.LSTM, {"update_dropout": 0.4}),
+    "update dropout, locked": (lstmx.GRU, {"update_dropout": 0.4, "update_dropout_locked": True}),
+    "zoneout": (lstmx.LSTM, {"hidden_zoneout": 0.3, "cell_zoneout": 0.4}),
+    "zoneout of a GRU": (lstmx.GRU, {"hidden_zoneout": 0.3}),
+    "zoneout with gate recurrence": (
+        functools.partial(lstmx.LSTM, gate_recurrence=True, projection_size=3),
+        {"hidden_zoneout": 0.3, "cell_zoneout": 0.4},
+    ),
+    "zoneout of an sLSTM": (lstmx.SLSTM, {"hidden_zoneout": 0.3}),
+    "weight drop": (lstmx.LSTM, {"weight_drop": 0.4}),
+    "weight drop of rows": (
+        functools.partial(lstmx.GRU, num_heads=2),
+        {"weight_drop": 0.4, "weight_drop_rows": True},
+    ),
+    "all at once": (lstmx.LSTM, {**_ALL, "cell_zoneout": 0.3, "per_gate": True, "weight_drop": 0.2}),
+    "all around a Mogrifier": (VARIANTS["mogrifier"][0], _ALL),
+    "minimal": (lstmx.MinLSTM, {"input_dropout": 0.3}),
+}
+EVERY = {
+    **{name: make for name, (make, _) in VARIANTS.items()},
+    **{name: wrapped(make, lstmx.Regularized, **rates) for name, (make, rates) in REGULARIZED.items()},
+}
+
+LENGTHS = np.array([7, 0, 3, 1])
+MASK = np.random.default_rng(0).random((7, 4)) < 0.6
+RESETS = np.random.default_rng(1).random((7, 4)) < 0.3
+OPTIONS = {
+    "plain": {},
+    "mask and resets": {"mask": MASK, "resets": RESETS},
+    "reverse, lengths and resets": {"lengths": LENGTHS, "resets": RESETS, "reverse": True},
+}
+
+# Tiny loops: most of the time is the compiler's, and these two options save four fifths of it.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def quick(function):
+    """`jax.jit` for tiny programs."""
+    return jax.jit(function, compiler_options=QUICK)
+
+
+def shown(state):
+    """y, from a state of numpy_cells or numpy_lstm."""
+    return state[-1] if isinstance(state, tuple) else state
+
+
+def random_case(cell, rng, steps=7, batch=(4,), features=3, dtype=np.float64):
+    """Random parameters, inputs and initial state; the normaliser of an sLSTM is positive."""
+
+    def draw(leaf):
+        return (rng.normal(size=leaf.shape) / 2).astype(dtype)
+
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), features))
+    state = jax.tree.map(draw, jax.eval_shape(lambda: cell.initial_state(batch)))
+    if isinstance(state, lstmx.SLSTMState):
+        state = state._replace(n=np.abs(state.n) + dtype(0.5))
+    inner = getattr(cell, "cell", cell) if isinstance(cell, lstmx.Regularized) else cell
+    xs = draw(np.empty((steps, *batch, *inner.input_shape(params))))
+    return jax.tree.map(draw, params), xs, state
+
+
+def run_rows(step, params, xs, state, keep=None, resets=None, reverse=False):
+    """Final state and outputs `[T, B, ...]`, row by row, step by step; y is zero where a step is left out."""
+    params = jax.tree.map(np.float64, params)
+    times = range(xs.shape[0])[:: -1 if reverse else 1]
+    leaves = list(state) if isinstance(state, tuple) else [state]
+    fresh = jax.tree.leaves(params.initial) or [np.zeros(leaf.shape[1:]) for leaf in leaves]
+    finals, outputs = [], np.zeros(xs.shape[:1] + shown(state).shape)
+    for b in range(xs.shape[1]):
+        row = tuple(np.float64(leaf[b]) for leaf in leaves)
+        for t in times:
+            if keep is not None and not keep[t, b]:
+                continue
+            if resets is not None and resets[t, b]:
+                row = tuple(fresh)
+            row = step(params, row if len(row) > 1 else row[0], np.float64(xs[t, b]))
+            row = row if isinstance(row, tuple) else (row,)
+            outputs[t, b] = row[-1]
+        finals.append(row)
+    return [np.stack(leaf) for leaf in zip(*finals, strict=True)], outputs
+
+
+def rows_of(name, options):
+    """What `results` must have for values, by the NumPy step."""
+    _, (params, xs, state) = double_case(name)
+    options = dict(OPTIONS[options])
+    keep = options.pop("mask", None)
+    if "lengths" in options:
+        keep = np.arange(xs.shape[0])[:, None] < options.pop("lengths")
+    return run_rows(VARIANTS[name][1], params, xs, state, keep, **options)
+
+
+@functools.cache
+def double_case(name):
+    """A variant with random parameters, inputs and state, in float64."""
+    cell = EVERY[name](4, param_dtype="float64")
+    return cell, random_case(cell, np.random.default_rng(2))
+
+
+def loss_of(cell, **options):
+    """A loss that depends on every output and on every leaf of the final state; and both."""
+
+    def loss(params, xs, state):
+        got = lstmx.scan(cell, params, xs, state, **options)
+        # Shifted, so that the cotangent of a zero is not zero.
+        return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(got)), got
+
+    return loss
+
+
+@functools.cache
+def results(name, options, implementation, remat=None):
+    """`((final state, outputs), gradients of parameters, xs and state)` under one of OPTIONS."""
+    cell, case = double_case(name)
+    key = jax.random.key(3) if name in REGULARIZED else None
+    loss = loss_of(cell, implementation=implementation, remat=remat, key=key, **OPTIONS[options])
+    gradients, values = quick(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
+    return values, gradients
