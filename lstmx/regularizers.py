@@ -14,7 +14,7 @@ from lstmx.cells import base
 from lstmx.cells.base import Cell, Noise, Params, PyTree, State
 from lstmx.scan import scan, step
 
-_RATES = (
+RATES = (
     "input_dropout",
     "output_dropout",
     "recurrent_dropout",
@@ -84,7 +84,7 @@ class Regularized:
             raise TypeError(
                 f"Regularized wraps a cell, got {type(self.cell).__name__}; wrap the cells inside of it"
             )
-        for name in _RATES:
+        for name in RATES:
             require_rate(name, getattr(self, name))
         _refuse_what_has_no_place(self)
 
@@ -116,7 +116,7 @@ class Regularized:
     @property
     def is_stochastic(self) -> bool:
         """Whether a key makes a difference."""
-        return any(getattr(self, name) > 0 for name in _RATES)
+        return any(getattr(self, name) > 0 for name in RATES)
 
     def init(self, key: jax.Array, input_size: int) -> Params:
         """The parameters of the cell."""
