@@ -239,3 +239,14 @@ def results(name, options, implementation, remat=None):
     loss = loss_of(cell, implementation=implementation, remat=remat, key=key, **OPTIONS[options])
     gradients, values = quick(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
     return values, gradients
+
+
+def random_case_of_network(net, rng, steps, batch, features):
+    """Random parameters, inputs and initial state of a network of dense cells, in float64."""
+
+    def draw(leaf):
+        return rng.normal(size=leaf.shape) / 2
+
+    params = jax.tree.map(draw, jax.eval_shape(lambda: net.init(jax.random.key(0), features)))
+    state = jax.tree.map(draw, jax.eval_shape(lambda: net.initial_state(batch)))
+    return params, draw(np.empty((steps, *batch, features))), state
