@@ -191,7 +191,7 @@ class _Noisy:
         recurrent_key, update_key, hidden_key, cell_key = jax.random.split(key, 4)
         locked, stepwise = {}, {}
         if options.recurrent_dropout > 0:
-            gates = (cell.num_recurrent_gates,) if options.per_gate else ()
+            gates = (cell.num_gates_masked,) if options.per_gate else ()
             shape = (*y.shape[:-1], *gates, y.shape[-1])
             locked["recurrent"] = _mask(recurrent_key, shape, options.recurrent_dropout, y.dtype)
         if options.update_dropout > 0:
@@ -210,12 +210,10 @@ class _Noisy:
         mask = (locked or {}).get("recurrent")
         if mask is None:
             return cell.recurrent_map(params, y)
+        mask = mask.astype(y.dtype)
         if not self.options.per_gate:
-            return cell.recurrent_map(params, y * mask.astype(y.dtype))
-        kernels = jnp.split(params["kernel"], cell.num_recurrent_gates, axis=-1)
-        parts = [base.dot(k, y * mask[..., n, :].astype(y.dtype)) for n, k in enumerate(kernels)]
-        r = jnp.concatenate(parts, axis=-1)
-        return r + params["bias"].astype(r.dtype) if "bias" in params else r
+            return cell.recurrent_map(params, y * mask)
+        return cell.recurrent_map_by_gate(params, [y * mask[..., n, :] for n in range(mask.shape[-2])])
 
     def update(self, params: PyTree, state: State, z: PyTree, r: PyTree, noise: Noise | None = None) -> State:
         drawn = {} if noise is None else {**noise.locked, **noise.stepwise}
@@ -369,5 +367,5 @@ def _refuse_what_has_no_place(options: Regularized) -> None:
         )
     if options.update_dropout > 0 and not getattr(cell, "has_candidate", False):
         raise ValueError(f"update_dropout={options.update_dropout}: {kind} has no candidate to drop")
-    if options.per_gate and getattr(cell, "num_recurrent_gates", None) is None:
+    if options.per_gate and getattr(cell, "num_gates_masked", None) is None:
         raise ValueError(f"per_gate=True needs one dense recurrent kernel for all gates; {kind} has none")

@@ -279,7 +279,8 @@ def _keep(lengths, mask, steps: int, batch: tuple[int, ...]) -> jax.Array | None
     if lengths.shape != batch:
         raise ValueError(f"lengths must have the batch shape {batch}, got {lengths.shape}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-        least, most = int(np.min(lengths)), int(np.max(lengths))
+        bounds = np.asarray(lengths)
+        least, most = int(bounds.min()), int(bounds.max())
         if least < 0 or most > steps:
             raise ValueError(f"lengths must lie in 0..{steps} (the time steps of xs), got {least}..{most}")
     times = jnp.arange(steps).reshape((steps,) + (1,) * len(batch))

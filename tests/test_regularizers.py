@@ -79,6 +79,25 @@ def test_a_mask_for_each_gate():
     assert oracles.relative_error(run(cell, case), loop(step, case)) <= 1e-12
 
 
+@pytest.mark.usefixtures("double")
+def test_a_mask_for_each_gate_of_a_gru_that_resets_before():
+    # Keras: the candidate reads its own masked h, the state that is kept is whole.
+    inner = lstmx.GRU(H, reset_after=False, param_dtype="float64")
+    cell = lstmx.Regularized(inner, recurrent_dropout=0.4, per_gate=True)
+    case, mask = case_of(cell), np.asarray(drawn(cell).locked["recurrent"])
+
+    def step(params, state, x, t, b):
+        (h,) = state
+        z_r, z_u, z_n = np.split(x @ params.input["kernel"] + params.input["bias"], 3)
+        of_reset, of_update = np.split(params.recurrent["kernel"], 2, axis=1)
+        reset = sigmoid(z_r + (h * mask[b, 0]) @ of_reset)
+        update = sigmoid(z_u + (h * mask[b, 1]) @ of_update)
+        n = np.tanh(z_n + (reset * h * mask[b, 2]) @ params.update["kernel"])
+        return (update * h + (1 - update) * n,)
+
+    assert oracles.relative_error(run(cell, case), loop(step, case)) <= 1e-12
+
+
 @pytest.mark.parametrize("locked", [False, True])
 @pytest.mark.usefixtures("double")
 def test_update_dropout_masks_the_candidate(locked):

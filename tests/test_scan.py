@@ -208,6 +208,15 @@ def test_a_plain_tuple_is_a_state():
     assert oracles.relative_error(plain, lstmx.scan(cell, params, xs, state)) == 0
 
 
+@pytest.mark.parametrize("make", [np.array, jnp.array, list])
+def test_lengths_of_any_kind_under_jit(make):
+    cell = lstmx.LSTM(4)
+    params = cell.init(jax.random.key(0), 3)
+    lengths = make([1, 2])
+    got = jax.jit(lambda xs: lstmx.scan(cell, params, xs, lengths=lengths))(XS)
+    assert oracles.relative_error(got, lstmx.scan(cell, params, XS, lengths=np.array([1, 2]))) <= 1e-6
+
+
 XS = np.ones((5, 2, 3), np.float32)
 ERRORS = {
     "rank": ({"xs": np.ones(3)}, ValueError, r"xs must be \[time, \*batch, features\], got shape \(3,\)"),

@@ -117,6 +117,10 @@ REGULARIZED = {
     ),
     "per gate": (lstmx.LSTM, {"recurrent_dropout": 0.4, "per_gate": True}),
     "per gate of a GRU": (lstmx.GRU, {"recurrent_dropout": 0.4, "per_gate": True}),
+    "per gate of a GRU that resets before": (
+        functools.partial(lstmx.GRU, reset_after=False),
+        {"recurrent_dropout": 0.4, "per_gate": True},
+    ),
     "per gate with peepholes": (
         functools.partial(lstmx.LSTM, peephole=True, input_gate="coupled", projection_size=3),
         {"recurrent_dropout": 0.4, "per_gate": True},

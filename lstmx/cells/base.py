@@ -18,7 +18,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -97,10 +97,21 @@ def affine(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """
     kernel = params["kernel"]
     z = matmul(kernel, x) if kernel.ndim == 2 else _block_matmul(kernel, x)
+    return _with_bias(params, z)
+
+
+def affine_by_gate(params: dict[str, jax.Array], xs: Sequence[jax.Array]) -> jax.Array:
+    """`affine`, each gate reading an input of its own: `[..., D]` of each of G gates give `[..., G * H]`."""
+    kernels = jnp.split(params["kernel"], len(xs), axis=-1)
+    z = jnp.concatenate([dot(kernel, x) for kernel, x in zip(kernels, xs, strict=True)], axis=-1)
+    return _with_bias(params, z)
+
+
+def _with_bias(params: dict[str, jax.Array], z: jax.Array) -> jax.Array:
     if "bias" not in params:
         return z
-    wide = carried_dtype(x.dtype)
-    return (z.astype(wide) + params["bias"].astype(wide)).astype(x.dtype)
+    wide = carried_dtype(z.dtype)
+    return (z.astype(wide) + params["bias"].astype(wide)).astype(z.dtype)
 
 
 def matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:

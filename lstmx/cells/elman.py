@@ -53,14 +53,15 @@ class Elman:
     input_shape = staticmethod(base.dense_input_shape)
     input_map = staticmethod(base.affine)
     recurrent_map = staticmethod(base.affine)
+    recurrent_map_by_gate = staticmethod(base.affine_by_gate)
 
     def __post_init__(self):
         base.validate(self)
         activations.check(self, "activation")
 
     @property
-    def num_recurrent_gates(self) -> int | None:
-        """One: there are no gates."""
+    def num_gates_masked(self) -> int | None:
+        """The gates that can each read a masked h of their own; None where heads forbid it."""
         return 1 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:

@@ -76,9 +76,9 @@ class GRU:
         activations.check(self, "gate_activation", "candidate_activation")
 
     @property
-    def num_recurrent_gates(self) -> int | None:
-        """The gates side by side in the recurrent kernel; None where it is not one matrix."""
-        return 3 if self.num_heads == 1 and self.reset_after else None
+    def num_gates_masked(self) -> int | None:
+        """The gates that can each read a masked h of their own; None where heads forbid it."""
+        return 3 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         base.require_input_size(input_size)
@@ -107,6 +107,12 @@ class GRU:
         r = base.affine(params, y)
         # The candidate's matmul reads what this one read: y, or y with a regularizer's mask.
         return r if self.reset_after else (r, y)
+
+    def recurrent_map_by_gate(self, params, ys):
+        """`recurrent_map`, each gate reading an h of its own, in the order reset, update, n."""
+        if self.reset_after:
+            return base.affine_by_gate(params, ys)
+        return base.affine_by_gate(params, ys[:2]), ys[2]
 
     def update(self, params, state, z, r, candidate_mask=None):
         if candidate_mask is None and self._is_plain:

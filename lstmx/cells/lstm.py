@@ -113,6 +113,7 @@ class LSTM:
     has_candidate = True
     input_shape = staticmethod(base.dense_input_shape)
     recurrent_map = staticmethod(base.affine)
+    recurrent_map_by_gate = staticmethod(base.affine_by_gate)
 
     def __post_init__(self):
         base.validate(self)
@@ -135,8 +136,8 @@ class LSTM:
         return self.projection_size or self.hidden_size
 
     @property
-    def num_recurrent_gates(self) -> int | None:
-        """The gates side by side in the recurrent kernel; None where it is not one matrix."""
+    def num_gates_masked(self) -> int | None:
+        """The gates that can each read a masked h of their own; None where heads forbid it."""
         return len(self.gate_names) if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
