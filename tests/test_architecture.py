@@ -17,12 +17,14 @@ SOURCES = sorted(
 )
 
 # A part of lstmx: the parts that it may import. "" is lstmx/__init__.py.
-CORE = {"cells", "scan", "networks"}
+CORE = {"cells", "scan", "networks", "regularizers"}
 ARROWS = {
     "cells": {"cells"},
     "implementations": {"cells", "implementations"},
     "scan": {"cells", "implementations"},
     "networks": {"cells", "scan"},
+    "regularizers": {"cells", "scan"},
+    "convert": {"cells", "scan", "networks", "nested", "convert"},
     "nested": {"cells"},
     "batch_major": {"cells", "scan"},
     "nnx": {*CORE, "batch_major", "nested"},
@@ -46,6 +48,9 @@ HOMES = {
         "experiments/",
         "scripts/",
     ),
+    # Converters work on plain arrays; one function each reads and writes ONNX files.
+    "onnx": ("lstmx/convert/onnx_models.py",),
+    **dict.fromkeys(("torch", "keras", "haiku", "onnxruntime", "safetensors", "h5py"), ("scripts/",)),
     "experiments": ("experiments/", "scripts/"),
     "scripts": ("scripts/",),
 }
@@ -96,6 +101,8 @@ WRONG = {
     ),
     "lstmx/implementations/fused.py": ("from lstmx.scan import scan",),
     "lstmx/scan.py": ("from lstmx.networks import Stack", "import lstmx.nnx"),
+    "lstmx/regularizers.py": ("from lstmx.networks import Stack", "from lstmx.implementations import fused"),
+    "lstmx/convert/torch.py": ("import torch", "import lstmx", "from lstmx import nnx"),
     "lstmx/networks.py": ("from lstmx.implementations import fused", "from flax import nnx"),
     "lstmx/nnx.py": ("from lstmx import linen", "from lstmx import models"),
     "lstmx/models/language_model.py": ("import lstmx.training.loop", "from experiments import char_lm"),
@@ -128,7 +135,10 @@ def test_files_are_short():
     assert {path: n for path, n in lengths.items() if n > LONGEST} == {}
 
 
-HEAVY = ("flax", "optax", "orbax", "tensorflow_datasets", "tensorflow", "grain", "torch", "rich", "tyro")
+HEAVY = (
+    "flax", "optax", "orbax", "tensorflow_datasets", "tensorflow", "grain", "torch", "rich", "tyro", "onnx",
+    "keras", "haiku",
+)  # fmt: skip
 
 # Raises on every import of HEAVY, then does a day's work.
 WITHOUT = f"""
@@ -143,6 +153,7 @@ net = lstmx.Stack((lstmx.LSTM(3), lstmx.Bidirectional(lstmx.GRU(2))))
 params = net.init(jax.random.key(0), 4)
 run = lambda p: lstmx.scan(net, p, jnp.ones((5, 2, 4)), lengths=jnp.array([5, 0]))[1].sum()
 gradient = jax.grad(run)(params)
+import lstmx.convert
 print(sorted({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r})))
 try:
     lstmx.nnx
@@ -157,8 +168,8 @@ def test_lstmx_needs_jax_and_numpy_alone():
     assert (done.stdout.splitlines(), done.returncode) == (["[]", "blocked: flax"], 0), done.stderr
 
 
-# A protocol, two containers and a module: what they are for is shown where they are used.
-WITHOUT_EXAMPLE = {"Cell", "Params", "LSTMState", "networks"}
+# A protocol, containers and modules: what they are for is shown where they are used.
+WITHOUT_EXAMPLE = {"Cell", "Params", "LSTMState", "LSTMGatesState", "SLSTMState", "networks", "regularizers"}
 
 
 @pytest.mark.parametrize("name", lstmx.__all__)
