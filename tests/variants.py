@@ -127,6 +127,9 @@ REGULARIZED = {
     ),
     "update dropout": (lstmx.LSTM, {"update_dropout": 0.4}),
     "update dropout, locked": (lstmx.GRU, {"update_dropout": 0.4, "update_dropout_locked": True}),
+    "update dropout of an sLSTM": (lstmx.SLSTM, {"update_dropout": 0.4}),
+    "update dropout of an MGU": (lstmx.MGU, {"update_dropout": 0.4, "recurrent_dropout": 0.3}),
+    "update dropout of an image": (VARIANTS["conv-lstm-1d"][0], {"update_dropout": 0.4}),
     "zoneout": (lstmx.LSTM, {"hidden_zoneout": 0.3, "cell_zoneout": 0.4}),
     "zoneout of a GRU": (lstmx.GRU, {"hidden_zoneout": 0.3}),
     "zoneout with gate recurrence": (

@@ -52,6 +52,18 @@ class Cell(Protocol):
     matmuls compute in (None: promoted from parameters and inputs), `param_dtype` the one that `init` makes.
     The drivers give `dtype` a value before they call the maps, so that the maps can rely on it.
     `num_feature_axes` says how many trailing axes of an input belong to one element of the batch.
+
+    What a cell may have besides, each for one thing that not every cell can do:
+
+        output_size                        of an output, where it is not hidden_size
+        learn_initial_state                whether `init` fills `Params.initial` (`initial_params`)
+        gates(params, state, z, r)         the gates of a step by name, for `return_states="gates"`
+        has_candidate                      `update` takes a `candidate_mask`, for update dropout
+        num_gates_masked, recurrent_map_by_gate(params, ys)      for a recurrent mask of each gate
+        coefficients(params, z)            of a cell that is linear in its state (`associative`)
+        with_dtype(dtype)                  of a wrapper: the same, its cell computing in `dtype`
+        noise(key, steps, batch_shape)     of a wrapper: what it draws; both `recurrent_map` and `update` then
+                                           take it as a last argument (`lstmx.Regularized`)
     """
 
     hidden_size: int

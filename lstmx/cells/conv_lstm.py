@@ -80,6 +80,8 @@ class ConvLSTM:
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
+    has_candidate = True
+
     def __post_init__(self):
         base.validate(self)
         activations.check(self, "gate_activation", "candidate_activation", "output_activation")

@@ -76,6 +76,7 @@ class SLSTM:
     param_dtype: DTypeLike = jnp.float32
 
     num_feature_axes = 1
+    has_candidate = True
     input_shape = staticmethod(base.dense_input_shape)
     input_map = staticmethod(base.affine)
     recurrent_map = staticmethod(base.affine)

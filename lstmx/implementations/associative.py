@@ -6,11 +6,14 @@ kind, `(a1, b1)` then `(a2, b2)` being `(a2 * a1, a2 * b1 + b2)`, which is an as
 1990). Products of numbers in [0, 1] may underflow but not overflow, so that no logarithms are needed.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lstmx.cells.base import Cell, Params, PyTree, State
+from lstmx.implementations.fused import previous
 from lstmx.implementations.reference import Sequence, select
 
 
@@ -68,7 +71,7 @@ def run(
         first = -1 if reverse else 0
         if xs.shape[0]:
             b = b.at[first].add(a[first] * state)
-        return lax.associative_scan(_after, (a, b), reverse=reverse)[1]
+        return _recurrence(reverse, a, b)
 
     if remat is not None:
         after_each_step = jax.checkpoint(after_each_step)
@@ -76,6 +79,23 @@ def run(
     if hs.shape[0]:
         state = hs[0 if reverse else -1]
     return state, hs if states else cell.output(hs)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _recurrence(reverse, a, b):
+    """`h_t = a_t * h_{t-1} + b_t` for all t, from zero; `[T, ...]`."""
+    return lax.associative_scan(_after, (a, b), reverse=reverse)[1]
+
+
+@_recurrence.defjvp
+def _recurrence_jvp(reverse, primals, tangents):
+    # The tangents obey the same recurrence, with other b: autodiff of the scan would keep, and differentiate,
+    # the products of all levels.
+    a, b = primals
+    da, db = tangents
+    h = _recurrence(reverse, a, b)
+    before = previous(jnp.zeros(h.shape[1:], h.dtype), h, reverse)
+    return h, lax.associative_scan(_after, (a, da * before + db), reverse=reverse)[1]
 
 
 def _after(first, second):
