@@ -8,8 +8,6 @@ import functools
 import itertools
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lstmx.cells.conv_lstm import ConvLSTM
@@ -188,14 +186,3 @@ CELLS = {
     ),
     "conv-lstm-3d": (_conv((2, 3, 2), kernel_size=(1, 2, 2)), conv_lstm_step((1, 1, 1))),
 }
-
-
-def with_gradients(function):
-    """A function of a case that returns `(gradients by the whole case of a loss of all results, results)`."""
-
-    def loss(*case):
-        results = function(*case)
-        # Shifted, so that the cotangent of a zero is not zero.
-        return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(results)), results
-
-    return lambda *case: jax.grad(loss, argnums=tuple(range(len(case))), has_aux=True)(*case)

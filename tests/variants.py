@@ -227,6 +227,17 @@ def double_case(name):
     return cell, random_case(cell, np.random.default_rng(2))
 
 
+def with_gradients(function):
+    """A function of a case that returns `(gradients by the whole case of a loss of all results, results)`."""
+
+    def loss(*case):
+        results = function(*case)
+        # Shifted, so that the cotangent of a zero is not zero.
+        return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(results)), results
+
+    return lambda *case: jax.grad(loss, argnums=tuple(range(len(case))), has_aux=True)(*case)
+
+
 def loss_of(cell, **options):
     """A loss that depends on every output and on every leaf of the final state; and both."""
 

@@ -147,7 +147,7 @@ class ConvLSTM:
     def update(self, params, state, z, r, candidate_mask=None):
         wide = state.c.dtype
         if candidate_mask is None and self._is_plain:
-            c, h = lstm._plain_gates(state.c, z.astype(wide) + r.astype(wide))
+            c, h = lstm.plain_gates(state.c, z.astype(wide) + r.astype(wide))
             return LSTMState(c=c, h=h.astype(z.dtype))
         gates, c = self._gates_and_cell(params, state, z, r, candidate_mask)
         h = gates["o"] * resolve(self.output_activation)(c)

@@ -180,7 +180,7 @@ class LSTM:
     def update(self, params, state, z, r, candidate_mask=None):
         wide = state.c.dtype
         if candidate_mask is None and self._is_plain:
-            c, h = _plain_gates(state.c, z.astype(wide) + r.astype(wide))
+            c, h = plain_gates(state.c, z.astype(wide) + r.astype(wide))
             return LSTMState(c=c, h=h.astype(z.dtype))
         gates, c = self._gates_and_cell(params, state, z, r, candidate_mask)
         shown = c
@@ -322,14 +322,14 @@ def _clipped(x: jax.Array, limit: float | None) -> jax.Array:
 
 
 @jax.custom_jvp
-def _plain_gates(c: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
+def plain_gates(c: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`(c_t, h_t)` from `c_{t-1}` `[..., H]` and the pre-activations `a` `[..., 4H]`."""
     i, f, g, o = _activate(a)
     c = f * c + i * g
     return c, o * jnp.tanh(c)
 
 
-@_plain_gates.defjvp
+@plain_gates.defjvp
 def _plain_gates_jvp(primals, tangents):
     # Written out so that every tangent meets one coefficient. Autodiff then keeps these six arrays of H for
     # the reverse pass instead of eleven, and a backward step is six multiplications and the matmul.

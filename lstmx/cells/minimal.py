@@ -51,7 +51,7 @@ class MinGRU:
     Parameters: `input.kernel` `[D, 2H]`, `input.bias` `[2H]`, in the order u, n. The state is the array h
     `[*batch, H]`.
 
-    Source: Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, "Were RNNs all we needed?", 2024, section 3.1.
+    Source: Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, "Were RNNs all we needed?", 2024.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -122,7 +122,7 @@ class MinLSTM:
     Attributes:
       hidden_size: H, the number of units.
       candidate_activation: `"positive"` (`x + 1/2` where x >= 0, else `sigmoid(x)`) or `"identity"`.
-      forget_bias: initial value of b_f. The paper finds that more than zero makes training faster.
+      forget_bias: initial value of b_f: the more, the longer memories last at first.
       use_bias: whether there is a bias; without one `forget_bias` has no effect.
       learn_initial_state: whether the initial state is a parameter (zeros at first).
       dtype: type of the matmul; None promotes from parameters and inputs. The state is kept in float32 at
@@ -132,7 +132,7 @@ class MinLSTM:
     Parameters: `input.kernel` `[D, 3H]`, `input.bias` `[3H]`, in the order i, f, g. The state is the array h
     `[*batch, H]`.
 
-    Source: Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, "Were RNNs all we needed?", 2024, section 3.2.
+    Source: Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, "Were RNNs all we needed?", 2024.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx

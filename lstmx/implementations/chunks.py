@@ -4,7 +4,6 @@ The memory for T steps in chunks of n is that of n steps and T / n states, least
 "Training deep nets with sublinear memory cost", 2016).
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -27,6 +26,7 @@ def run(
     locked: PyTree = None,
     *,
     reverse: bool,
+    recompute: bool = True,
     **options,
 ) -> tuple[State, PyTree]:
     """Runs an implementation chunk by chunk; see `reference.run`.
@@ -35,11 +35,14 @@ def run(
       whole: the implementation.
       chunk: steps of a chunk; the last one (the first, in reverse) may have fewer.
       cell: as for `whole`, and so on.
+      recompute: whether chunks are run again in the reverse pass; otherwise they keep what `whole` keeps.
     """
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
     def one(params, fresh, locked, state, part):
         return whole(cell, params, state, fresh, part, locked, reverse=reverse, **options)
+
+    if recompute:
+        one = jax.checkpoint(one, prevent_cse=False)
 
     def body(state, part):
         return one(params, fresh, locked, state, part)

@@ -5,7 +5,6 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_cells
 import oracles
 import pytest
 import variants
@@ -76,7 +75,7 @@ def test_values_and_gradients_of_keras(grid):
         return *final, ys
 
     got, expected = (
-        variants.quick(numpy_cells.with_gradients(f))(params, xs, state) for f in (of_lstmx, of_keras)
+        variants.quick(variants.with_gradients(f))(params, xs, state) for f in (of_lstmx, of_keras)
     )
     assert oracles.relative_error(got, expected) <= 1e-12
 
@@ -110,7 +109,7 @@ def test_values_and_gradients_of_flax(use_bias):
         return lstmx.scan(cell, params, xs, carry)
 
     got, expected = (
-        variants.quick(numpy_cells.with_gradients(f))(variables, carry, xs) for f in (of_lstmx, of_flax)
+        variants.quick(variants.with_gradients(f))(variables, carry, xs) for f in (of_lstmx, of_flax)
     )
     assert oracles.relative_error(got, expected) <= 1e-12
 
@@ -144,7 +143,7 @@ def test_any_batch_axes(batch, steps):
         return final, ys.reshape(steps, *batch, *ys.shape[2:])
 
     xs, state = xs.squeeze(len(batch) + 1), jax.tree.map(lambda leaf: leaf.squeeze(len(batch)), state)
-    got, expected = (variants.quick(numpy_cells.with_gradients(f))(params, xs, state) for f in (run, by_hand))
+    got, expected = (variants.quick(variants.with_gradients(f))(params, xs, state) for f in (run, by_hand))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 

@@ -91,7 +91,7 @@ def test_values_of_the_reference_for_cudnn():
     assert oracles.relative_error(lstmx.scan(cell, params, xs, state, lengths=lengths), expected) <= 1e-5
 
 
-def plain_gates(c, a):
+def by_autodiff(c, a):
     i, f, g, o = jnp.split(a, 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return c, jax.nn.sigmoid(o) * jnp.tanh(c)
@@ -103,8 +103,8 @@ def test_derivative_of_the_gates(scale):
     rng = np.random.default_rng(2)
     point = rng.normal(size=(50, 3)), scale * rng.normal(size=(50, 12))
     direction = rng.normal(size=(50, 3)), rng.normal(size=(50, 12))
-    got, expected = (jax.jvp(gates, point, direction) for gates in (lstm._plain_gates, plain_gates))
+    got, expected = (jax.jvp(gates, point, direction) for gates in (lstm.plain_gates, by_autodiff))
     assert oracles.relative_error(got, expected) <= 1e-12
     cotangent = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
-    got, expected = (jax.vjp(gates, *point)[1](cotangent) for gates in (lstm._plain_gates, plain_gates))
+    got, expected = (jax.vjp(gates, *point)[1](cotangent) for gates in (lstm.plain_gates, by_autodiff))
     assert oracles.relative_error(got, expected) <= 1e-12

@@ -1,11 +1,11 @@
 """The associative scan, against the reference, and against the logarithmic form of minGRU's paper."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_cells
 import oracles
 import pytest
 import variants
@@ -23,7 +23,7 @@ CELLS = {
 def results(cell, case, **options):
     """Gradients of everything, final state and outputs."""
     run = functools.partial(lstmx.scan, cell, **options)
-    return variants.quick(numpy_cells.with_gradients(run))(*case)
+    return variants.quick(variants.with_gradients(run))(*case)
 
 
 def flags(steps, batch):
@@ -63,6 +63,21 @@ def case_of(name, options, steps):
 def test_is_the_reference(name, options, steps):
     case, chosen, expected = case_of(name, options, steps)
     got = results(CELLS[name], case, implementation="associative", **chosen)
+    assert oracles.relative_error(got, expected) <= 1e-12
+
+
+@pytest.mark.parametrize("options", ["mask and resets", "reverse, lengths and resets"])
+@pytest.mark.usefixtures("double")
+def test_all_of_time_at_once(options, monkeypatch):
+    driver = importlib.import_module("lstmx.scan")._scan
+    asked = []
+    monkeypatch.setattr(associative, "_in_chunks", lambda: asked.append(True))
+    driver.clear_cache()
+    case, chosen, expected = case_of("minlstm", options, 30)
+    got = results(CELLS["minlstm"], case, implementation="associative", **chosen)
+    monkeypatch.undo()
+    driver.clear_cache()
+    assert asked
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
