@@ -66,6 +66,26 @@ class Layer(nn.Module):
         )
 
 
+def variables(params: PyTree) -> dict:
+    """Parameters as the variables of a `Layer` or `Cell`: of converted weights, for example.
+
+    Args:
+      params: as `network.init` and `lstmx.convert` give them.
+
+    Returns:
+      What `apply` takes, `{"params": ...}`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lstmx
+      >>> cell = lstmx.GRU(4)
+      >>> own = lstmx.linen.variables(cell.init(jax.random.key(0), input_size=3))
+      >>> state, ys = lstmx.linen.Layer(cell).apply(own, jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 4)
+    """
+    return {"params": {"cell": nest(params, layout_of(params))}}
+
+
 def _layers(
     cell_type: type,
     hidden_size: int,

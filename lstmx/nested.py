@@ -61,6 +61,38 @@ def unnest(nested: Mapping, layout: Layout, leaf: Callable = lambda x: x) -> PyT
     return jax.tree.unflatten(layout.structure, [find(path) for path in layout.paths])
 
 
+def require_params(network: Any, params: PyTree, in_features: int) -> None:
+    """Checks that parameters are those of a cell or network.
+
+    Args:
+      network: the cell or network.
+      params: the parameters.
+      in_features: D.
+
+    Raises:
+      ValueError: if one is missing, mis-shaped or one too many, naming it.
+
+    Example:
+      >>> import jax
+      >>> from lstmx.cells import LSTM
+      >>> require_params(LSTM(4), LSTM(3).init(jax.random.key(0), 5), 5)
+      Traceback (most recent call last):
+      ValueError: params: input/bias must have shape (16,), got (12,)
+    """
+    want = jax.eval_shape(lambda: network.init(jax.random.key(0), in_features))
+    shapes, found = (
+        {"/".join(map(_name, path)): jax.numpy.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (want, params)
+    )
+    for name, shape in shapes.items():
+        if name not in found:
+            raise ValueError(f"params: {name} is missing, of shape {shape}; there are {', '.join(found)}")
+        if found[name] != shape:
+            raise ValueError(f"params: {name} must have shape {shape}, got {found[name]}")
+    for name in found.keys() - shapes.keys():
+        raise ValueError(f"params: there is {name}, of shape {found[name]}, which the network has not")
+
+
 def as_carry(state: PyTree, carry: PyTree) -> PyTree:
     """A state in the structure and the types of the carry that it follows, as a loop of Flax's demands.
 

@@ -23,7 +23,7 @@ from flax import nnx
 from lstmx import cells, networks
 from lstmx.batch_major import batch_major_scan
 from lstmx.cells.base import PyTree
-from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
+from lstmx.nested import Layout, as_carry, layout_of, nest, require_params, unnest
 from lstmx.scan import step
 
 
@@ -33,8 +33,13 @@ class Layer(nnx.Module):
     Args:
       network: a cell, or a network of `lstmx.networks`.
       in_features: D.
+      params: the parameters, as `lstmx.convert` gives them; None draws them.
       rngs: `params` for the parameters, `dropout` for the noise of dropout and regularizers (it may be left
-        out if every call brings its own).
+        out if every call brings its own). None if `params` are given and there is no noise.
+
+    Raises:
+      ValueError: if `params` are not what the network has, naming the part; if there are neither `params` nor
+        `rngs`.
 
     Example:
       >>> import jax.numpy as jnp, lstmx
@@ -45,11 +50,18 @@ class Layer(nnx.Module):
       (2, 5, 8)
     """
 
-    def __init__(self, network, in_features: int, *, rngs: nnx.Rngs):
+    def __init__(self, network, in_features: int, *, params: PyTree = None, rngs: nnx.Rngs | None = None):
         self.network = network
-        self.layout, self.params = _variables(network.init(rngs.params(), in_features))
+        if params is not None:
+            require_params(network, params, in_features)
+        elif rngs is None:
+            raise ValueError("give rngs, to draw the parameters, or params")
+        else:
+            params = network.init(rngs.params(), in_features)
+        self.layout, self.params = _variables(params)
         self.deterministic = False
-        draws = networks.is_stochastic(network) and ("dropout" in rngs or "default" in rngs)
+        has_stream = rngs is not None and ("dropout" in rngs or "default" in rngs)
+        draws = networks.is_stochastic(network) and has_stream
         self.rngs = rngs.dropout.fork() if draws else nnx.data(None)
 
     def __call__(

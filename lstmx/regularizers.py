@@ -45,7 +45,7 @@ class Regularized:
       hidden_zoneout: the probability that a unit of h keeps its value through a step (Krueger et al. 2017).
         In evaluation h is the mean, `rate * old + (1 - rate) * new`.
       cell_zoneout: the same of an LSTM's c.
-      weight_drop: on the recurrent kernel, once a sequence batch (Merity et al. 2018).
+      weight_drop: on the kernels that read h, once for all steps and rows (Merity et al. 2018).
       weight_drop_rows: whether all weights into one gate of one unit are dropped together, instead of each by
         itself (the rows of the matrix as torch stores it).
 
@@ -156,14 +156,22 @@ class Regularized:
             return params
         if "kernel" not in params.recurrent:
             raise ValueError(f"weight_drop: {type(self.cell).__name__} has no recurrent kernel")
-        kernel = params.recurrent["kernel"]
+        key, candidate_key = jax.random.split(key)
+        recurrent = {**params.recurrent, "kernel": self._dropped(key, params.recurrent["kernel"])}
+        params = params._replace(recurrent=recurrent)
+        if "kernel" not in params.update:
+            return params
+        # Of a candidate that reads h after its reset.
+        kernel = self._dropped(candidate_key, params.update["kernel"])
+        return params._replace(update={**params.update, "kernel": kernel})
+
+    def _dropped(self, key, kernel):
         shape = kernel.shape
         if self.weight_drop_rows and getattr(self.cell, "num_heads", 1) > 1:
             shape = (shape[0], 1, *shape[2:])  # [heads, in, gates, out]
         elif self.weight_drop_rows:
             shape = (1,) * (kernel.ndim - 1) + shape[-1:]  # [..., in, out]
-        kernel = kernel * _mask(key, shape, self.weight_drop, kernel.dtype)
-        return params._replace(recurrent={**params.recurrent, "kernel": kernel})
+        return kernel * _mask(key, shape, self.weight_drop, kernel.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,4 +376,6 @@ def _refuse_what_has_no_place(options: Regularized) -> None:
     if options.update_dropout > 0 and not getattr(cell, "has_candidate", False):
         raise ValueError(f"update_dropout={options.update_dropout}: {kind} has no candidate to drop")
     if options.per_gate and getattr(cell, "num_gates_masked", None) is None:
-        raise ValueError(f"per_gate=True needs one dense recurrent kernel for all gates; {kind} has none")
+        raise ValueError(f"per_gate=True: the gates of this {kind} cannot each read an h of their own")
+    if options.recurrent_dropout > 0 and hasattr(cell, "coefficients"):
+        raise ValueError(f"recurrent_dropout={options.recurrent_dropout}: {kind} has no recurrent map")

@@ -62,8 +62,8 @@ def scan(
         reverse pass, reverse mode only), `"associative"` (parallel over time, for cells that are linear in
         their state), or None for the fastest that can do it.
       remat: what the reverse pass recomputes instead of keeping: less memory, more time. `"gates"`: the
-        gates, from the states of all steps. An integer n: everything but one state every n steps; `"sqrt"`:
-        with n about the root of T, the least memory.
+        gates, from the states of all steps. An integer n: everything but one state every n steps (nothing
+        is copied if n divides T); `"sqrt"`: with n about the root of T, the least memory.
       unroll: steps per iteration of the compiled loop.
       return_states: True for the states of all steps as a third result, leaves `[T, *batch, ...]` (held where
         a step does not exist); `"gates"` for a dictionary of the cell's gates instead, `[T, *batch, H]` (zero

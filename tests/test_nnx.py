@@ -247,3 +247,23 @@ def test_training_reduces_the_loss():
     assert losses[-1] < 0.5 * losses[0]
     after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != np.asarray(b))), before, after)))
+
+
+def test_a_layer_of_given_parameters():
+    net = lstmx.Bidirectional(lstmx.LSTM(4))
+    params = net.init(jax.random.key(3), 3)
+    layer = lstmx.nnx.Layer(net, 3, params=params)
+    xs = jnp.ones((2, 5, 3))
+    _, expected = lstmx.scan(net, params, jnp.moveaxis(xs, 1, 0))
+    np.testing.assert_allclose(layer(xs)[1], jnp.moveaxis(expected, 0, 1), rtol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"params: forward/input/kernel must have shape \(2, 16\), got \(3, 16\)"
+    ):
+        lstmx.nnx.Layer(net, 2, params=params)
+    with pytest.raises(ValueError, match="params: input/bias is missing"):
+        lstmx.nnx.Layer(net.forward, 3, params=params)
+    peephole = lstmx.LSTM(4, peephole=True).init(jax.random.key(3), 3)
+    with pytest.raises(ValueError, match=r"params: there is update/peephole/., of shape"):
+        lstmx.nnx.Layer(net.forward, 3, params=peephole)
+    with pytest.raises(ValueError, match="give rngs, to draw the parameters, or params"):
+        lstmx.nnx.Layer(net, 3)

@@ -193,6 +193,21 @@ def test_weight_drop_drops_weights_once(rows):
     assert oracles.relative_error(outputs(params), outputs(same, cell=inner)) <= 1e-6
 
 
+@pytest.mark.usefixtures("double")
+def test_weight_drop_reaches_a_candidate_that_reads_h():
+    inner = lstmx.GRU(H, reset_after=False, param_dtype="float64")
+    params, _, _ = case_of(inner)
+    cell = lstmx.Regularized(inner, weight_drop=0.5)
+    # Gates at one half, inputs away: n = tanh(h U_n / 2), and U_n can be read off a state of unit vectors.
+    quiet = params._replace(
+        input=jax.tree.map(jnp.zeros_like, params.input),
+        recurrent=jax.tree.map(jnp.zeros_like, params.recurrent),
+    )
+    *_, gates = lstmx.scan(cell, quiet, jnp.zeros((1, H, D)), jnp.eye(H), key=KEY, return_states="gates")
+    ratio = 2 * np.arctanh(gates["n"][0]) / params.update["kernel"]
+    assert {round(float(v), 6) for v in ratio.ravel()} == {0.0, 2.0}
+
+
 def test_locked_dropout_on_inputs_and_outputs():
     inner = lstmx.LSTM(16)
     cell = lstmx.Regularized(inner, input_dropout=0.4, output_dropout=0.3)
@@ -305,7 +320,11 @@ WRONG = {
     "no cell": ({"cell": lstmx.GRU(4), "cell_zoneout": 0.1}, "needs a cell c .* the state of GRU is h"),
     "stabilised cell": ({"cell": lstmx.SLSTM(4), "cell_zoneout": 0.1}, "state of SLSTM is c, n, m, h"),
     "no candidate": ({"cell": lstmx.Elman(4), "update_dropout": 0.1}, "Elman has no candidate"),
-    "heads": ({"cell": lstmx.LSTM(4, num_heads=2), "per_gate": True}, "per_gate=True .* LSTM has none"),
+    "heads": (
+        {"cell": lstmx.LSTM(4, num_heads=2), "per_gate": True},
+        "per_gate=True: the gates of this LSTM cannot",
+    ),
+    "no recurrent map": ({"cell": lstmx.MinGRU(4), "recurrent_dropout": 0.1}, "MinGRU has no recurrent map"),
 }
 
 

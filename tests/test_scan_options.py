@@ -169,6 +169,23 @@ def test_chunks_change_nothing(remat, reverse):
     assert oracles.relative_error(everything(remat), everything(None)) <= 1e-12
 
 
+@pytest.mark.parametrize("steps", [150, 151])  # three chunks; two and a rest
+@reversals
+@pytest.mark.usefixtures("double")
+def test_gates_are_redone_in_chunks(steps, reverse):
+    cell = lstmx.GRU(3, reset_after=False, learn_initial_state=True, param_dtype="float64")
+    rng = np.random.default_rng(0)
+    case = variants.random_case(cell, rng, steps)
+    options = {"mask": rng.random((steps, 4)) < 0.8, "resets": rng.random((steps, 4)) < 0.05}
+
+    def everything(**way):
+        loss = variants.loss_of(cell, reverse=reverse, return_states=True, **options, **way)
+        return variants.quick(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
+
+    got, expected = everything(remat="gates"), everything(implementation="reference")
+    assert oracles.relative_error(got, expected) <= 1e-12
+
+
 def memory_of_training(steps, remat, features=16):
     """Outputs and scratch of a training step that is given the cotangent of ys, in units of ys."""
     cell = lstmx.LSTM(256)
@@ -185,6 +202,7 @@ def memory_of_training(steps, remat, features=16):
 
 def test_memory_of_a_long_sequence():
     assert 1 < memory_of_training(20_000, "sqrt") < 1.2
+    assert memory_of_training(20_000, "gates") < 2.5
     assert memory_of_training(20_000, None) > 5
 
 

@@ -47,33 +47,57 @@ def run(
     def body(state, part):
         return one(params, fresh, locked, state, part)
 
-    if sequence.xs.shape[0] <= chunk:
-        return body(state, sequence)
-    count, rest = divmod(sequence.xs.shape[0], chunk)
+    return loop(body, state, sequence, chunk, reverse=reverse)
+
+
+def loop(
+    body: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    carry: PyTree,
+    steps: PyTree,
+    chunk: int,
+    *,
+    reverse: bool,
+) -> tuple[PyTree, PyTree]:
+    """`lax.scan` over chunks of time.
+
+    Args:
+      body: `body(carry, part) -> (carry, result)`, with leaves `[n, ...]`, for n steps.
+      carry: its first argument at the start.
+      steps: leaves `[T, ...]`.
+      chunk: n; the last chunk (the first, in reverse) may have fewer.
+      reverse: whether the last steps come first.
+
+    Returns:
+      The final carry, and the results, leaves `[T, ...]`.
+    """
+    total = jax.tree.leaves(steps)[0].shape[0]
+    if total <= chunk:
+        return body(carry, steps)
+    count, rest = divmod(total, chunk)
     split = rest if reverse else count * chunk
-    tail, many = _at(sequence, slice(split)), _at(sequence, slice(split, None))
+    tail, many = _at(steps, slice(split)), _at(steps, slice(split, None))
     if not reverse:
         tail, many = many, tail
     if not rest:
-        many = sequence  # no copy
+        many = steps  # no copy
     many = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), many)
-    state, shown = lax.scan(body, state, many, reverse=reverse)
-    shown = jax.tree.map(lambda leaf: leaf.reshape(count * chunk, *leaf.shape[2:]), shown)
+    carry, results = lax.scan(body, carry, many, reverse=reverse)
+    results = jax.tree.map(lambda leaf: leaf.reshape(count * chunk, *leaf.shape[2:]), results)
     if not rest:
-        return state, shown
-    state, shown_tail = body(state, tail)
-    parts = (shown_tail, shown) if reverse else (shown, shown_tail)
-    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        return carry, results
+    carry, of_tail = body(carry, tail)
+    parts = (of_tail, results) if reverse else (results, of_tail)
+    return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def _at(tree: PyTree, rows: slice) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
-def length_of(remat: str | int, steps: int) -> int:
-    """The steps of a chunk for `remat`: itself, or about the root of `steps`.
+def length_of(remat: str | int, steps: int, least: int = 1) -> int:
+    """The steps of a chunk for `remat`: itself, or for "sqrt" about the root of `steps`, but about `least`.
 
-    Where `steps` has a divisor near its root that is taken: no chunk is then shorter and nothing is copied.
+    Where `steps` has a divisor near, that is taken: no chunk is then shorter and nothing is copied.
 
     Example:
       >>> length_of("sqrt", 20_000), length_of("sqrt", 101), length_of(64, 20_000)
@@ -81,6 +105,6 @@ def length_of(remat: str | int, steps: int) -> int:
     """
     if remat != "sqrt":
         return remat
-    root = max(1, math.isqrt(max(steps - 1, 0)) + 1)
-    near = [n for n in range(root // 2 + 1, 2 * root) if steps % n == 0]
-    return min(near, key=lambda n: abs(n - root), default=root)
+    target = max(least, math.isqrt(max(steps - 1, 0)) + 1)
+    near = [n for n in range(target // 2 + 1, 2 * target) if steps % n == 0]
+    return min(near, key=lambda n: abs(n - target), default=target)

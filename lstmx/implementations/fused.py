@@ -6,7 +6,7 @@ writes the weight gradients at each step. (Matmuls inside an update: `lstmx.impl
 
 What a step's derivative needs is what `jax.vjp(cell.update, ...)` returns: its pullback is a pytree and can
 be an output of the forward loop. With `remat="gates"` only the states are kept; since every y_{t-1} is then
-known, all gates are redone by one matmul, without a second loop.
+known, the gates of many steps are redone by one matmul, without a second loop over them.
 """
 
 import functools
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstmx.cells.base import Cell, Params, PyTree, State
-from lstmx.implementations import deferred
+from lstmx.implementations import chunks, deferred
 from lstmx.implementations.emission import Form, pack, unpack
 from lstmx.implementations.reference import Sequence, batch_shape, noises, select
 from lstmx.implementations.reverse_only import linear_map
@@ -67,10 +67,13 @@ def _run_jvp(cell, options, primals, tangents):
     d_params, d_state, d_fresh, d_sequence, _ = tangents
     flat_tangents, tangent_tree = jax.tree.flatten((d_params, d_state, d_fresh, d_sequence.xs))
     outputs, output_tree = jax.tree.flatten((final, shown))
+    steps = primals[3].xs.shape[0]
 
     def reverse(residuals, cotangents):
         saved = jax.tree.unflatten(tree, residuals)
-        gradients = _reverse(cell, options, saved, form, *jax.tree.unflatten(output_tree, cotangents))
+        in_one = options.remat is None or steps == 0
+        run = _reverse if in_one else _reverse_in_chunks
+        gradients = run(cell, options, saved, form, *jax.tree.unflatten(output_tree, cotangents))
         return tangent_tree.flatten_up_to(gradients)
 
     return (final, shown), jax.tree.unflatten(
@@ -115,6 +118,36 @@ def _forward(cell, options, params, state, fresh, sequence, locked, *, keeping):
     forms: dict[str, Form] = {}
     state, (emitted, more) = lax.scan(step, state, sequence, reverse=options.reverse, unroll=options.unroll)
     return state, unpack(forms["shown"], emitted), more, forms["kept"]
+
+
+def _reverse_in_chunks(cell, options, saved, form, d_final, d_shown):
+    """`_reverse` of a few steps at a time: the gates that are redone are then never all there at once."""
+    steps = saved.sequence.xs.shape[0]
+    states = unpack(form, saved.kept, jax.tree.leaves(saved.shown))
+
+    def body(carry, part):
+        d_state, d_params, d_fresh = carry
+        sequence, shown, kept, d_shown, times = part
+        # The state before the chunk is the last one of the chunk that was run before it.
+        before = times[-1] + 1 if options.reverse else times[0] - 1
+        none = (before < 0) | (before >= steps)
+
+        def initial(leaf, whole):
+            last = lax.dynamic_index_in_dim(whole, jnp.clip(before, 0, steps - 1), keepdims=False)
+            return jnp.where(none, leaf, last)
+
+        initial = jax.tree.map(initial, saved.initial, states)
+        own = saved._replace(initial=initial, sequence=sequence, shown=shown, kept=kept)
+        d_params_part, d_state, d_fresh_part, dxs = _reverse(cell, options, own, form, d_state, d_shown)
+        return (d_state, _add(d_params, d_params_part), _add(d_fresh, d_fresh_part)), dxs
+
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    carry = d_final, zeros(saved.params), zeros(saved.fresh)
+    parts = saved.sequence, saved.shown, saved.kept, d_shown, jnp.arange(steps)
+    # Rows enough for a good matmul, even where the root of T is small.
+    chunk = chunks.length_of("sqrt", steps, least=64)
+    (d_initial, d_params, d_fresh), dxs = chunks.loop(body, carry, parts, chunk, reverse=not options.reverse)
+    return d_params, d_initial, d_fresh, dxs
 
 
 def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: State, d_shown: PyTree):
@@ -228,7 +261,7 @@ def _map_gradients(cell, params, x, y_before, dz, dr, map_noise):
 
 
 def _redo_gates(cell, saved, states, ys_before, prepared, shift):
-    """The pullbacks of all updates, from the states alone: the gates of all steps by one matmul a map."""
+    """The pullbacks of the updates, from the states alone: the gates of these steps by one matmul a map."""
     maps, update_params, found = prepared
     sequence, locked = saved.sequence, saved.locked
     before = jax.tree.map(shift, saved.initial, states)
