@@ -236,10 +236,7 @@ def _scan(cell, params, state, sequence, key, *, implementation, reverse, remat,
 def _gates(cell, params, state, fresh, sequence, locked, states, reverse):
     """The gates of all steps, from their states."""
     xs, keep, resets, stepwise = sequence
-    before = jax.tree.map(functools.partial(fused.previous, reverse=reverse), state, states)
-    if resets is not None:
-        always = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), fresh, before)
-        before = reference.select(resets, always, before)
+    before = reference.before_each_step(state, states, fresh, resets, reverse=reverse)
     map_noise, _ = reference.noises(locked, stepwise)
     z = cell.input_map(params.input, xs)
     r = cell.recurrent_map(params.recurrent, cell.output(before), *map_noise)

@@ -20,7 +20,7 @@ from jax import lax
 from lstmx.cells.base import Cell, Params, PyTree, State
 from lstmx.implementations import chunks, deferred
 from lstmx.implementations.emission import Form, pack, unpack
-from lstmx.implementations.reference import Sequence, batch_shape, noises, select
+from lstmx.implementations.reference import Sequence, batch_shape, before_each_step, noises, select
 from lstmx.implementations.reverse_only import linear_map
 
 
@@ -156,17 +156,14 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
     xs = sequence.xs
     show = _shown(cell, options)
     maps, update_params, found = _prepared(cell, params, saved.initial, sequence, locked)
-    shift = functools.partial(previous, reverse=options.reverse)
+    before = functools.partial(before_each_step, resets=sequence.resets, reverse=options.reverse)
 
-    # y_{t-1}, as the recurrent map of step t saw it.
     ys = cell.output(saved.shown) if options.states else saved.shown
-    ys_before = shift(cell.output(saved.initial), ys)
-    if sequence.resets is not None:
-        fresh_output = jnp.broadcast_to(cell.output(saved.fresh), ys_before.shape)
-        ys_before = select(sequence.resets, fresh_output.astype(ys_before.dtype), ys_before)
+    ys_before = before(cell.output(saved.initial), ys, cell.output(saved.fresh))
     if options.remat == "gates":
         states = unpack(form, saved.kept, jax.tree.leaves(saved.shown))
-        kept, form = _redo_gates(cell, saved, states, ys_before, (maps, update_params, found), shift)
+        states = before(saved.initial, states, saved.fresh)
+        kept, form = _redo_gates(cell, saved, states, ys_before, (maps, update_params, found))
         shown = []
     else:
         kept, shown = saved.kept, jax.tree.leaves(saved.shown)
@@ -260,14 +257,10 @@ def _map_gradients(cell, params, x, y_before, dz, dr, map_noise):
     return (d_input, *recurrent_pullback(dr)), dx
 
 
-def _redo_gates(cell, saved, states, ys_before, prepared, shift):
-    """The pullbacks of the updates, from the states alone: the gates of these steps by one matmul a map."""
+def _redo_gates(cell, saved, states, ys_before, prepared):
+    """The pullbacks of the updates, from the states before: the gates of these steps by one matmul a map."""
     maps, update_params, found = prepared
     sequence, locked = saved.sequence, saved.locked
-    before = jax.tree.map(shift, saved.initial, states)
-    if sequence.resets is not None:
-        always = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), saved.fresh, before)
-        before = select(sequence.resets, always, before)
     map_noise, _ = noises(locked, sequence.noise)
     zs = cell.input_map(maps.input, sequence.xs)
     rs = cell.recurrent_map(maps.recurrent, ys_before, *map_noise)
@@ -279,7 +272,7 @@ def _redo_gates(cell, saved, states, ys_before, prepared, shift):
         return emitted
 
     forms: dict[str, Form] = {}
-    return jax.vmap(redo)(before, zs, rs, sequence.noise), forms["kept"]
+    return jax.vmap(redo)(states, zs, rs, sequence.noise), forms["kept"]
 
 
 def _hoists_input_map() -> bool:
@@ -302,13 +295,6 @@ def _accumulates_in_loop(cell: Cell, params: Params, xs: jax.Array) -> bool:
     z = jax.eval_shape(cell.input_map, params.input, xs)
     stacked = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(z))
     return rows >= 64 and stacked > 32 * 2**20
-
-
-def previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
-    """The sequence one step earlier: `first`, then all but the last of `rest` `[T, ...]`."""
-    first = first[None].astype(rest.dtype)
-    parts = (rest[1:], first) if reverse else (first, rest[:-1])
-    return jnp.concatenate(parts)[: rest.shape[0]]
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """`lax.scan` and autodiff: the definition that every other implementation is tested against."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -80,6 +81,35 @@ def select(flags: jax.Array, on_true: State, on_false: State) -> State:
         return jnp.where(flags.reshape(flags.shape + (1,) * (b.ndim - flags.ndim)), a, b)
 
     return jax.tree.map(leaf, on_true, on_false)
+
+
+def before_each_step(
+    first: PyTree, after: PyTree, fresh: PyTree, resets: jax.Array | None, *, reverse: bool
+) -> PyTree:
+    """What the steps began from, of what they ended with: states, or the outputs that the recurrent map reads.
+
+    Args:
+      first: what was there before all steps, leaves `[*batch, ...]`.
+      after: what was there after each step, `[T, *batch, ...]`.
+      fresh: what a reset makes, `[*batch, ...]`.
+      resets: bool `[T, *batch]` or None.
+      reverse: whether time runs backwards.
+    """
+    before = jax.tree.map(functools.partial(previous, reverse=reverse), first, after)
+    if resets is None:
+        return before
+
+    def throughout(leaf, like):
+        return jnp.broadcast_to(leaf.astype(like.dtype), like.shape)
+
+    return select(resets, jax.tree.map(throughout, fresh, before), before)
+
+
+def previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
+    """The sequence one step earlier: `first`, then all but the last of `rest` `[T, ...]`."""
+    first = first[None].astype(rest.dtype)
+    parts = (rest[1:], first) if reverse else (first, rest[:-1])
+    return jnp.concatenate(parts)[: rest.shape[0]]
 
 
 def batch_shape(cell: Cell, xs: jax.Array) -> tuple[int, ...]:
