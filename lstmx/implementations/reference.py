@@ -86,7 +86,7 @@ def select(flags: jax.Array, on_true: State, on_false: State) -> State:
 def before_each_step(
     first: PyTree, after: PyTree, fresh: PyTree, resets: jax.Array | None, *, reverse: bool
 ) -> PyTree:
-    """What the steps began from, of what they ended with: states, or the outputs that the recurrent map reads.
+    """What the steps began from, of what they ended with: states, or the outputs that recurrent maps read.
 
     Args:
       first: what was there before all steps, leaves `[*batch, ...]`.
