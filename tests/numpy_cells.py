@@ -9,6 +9,8 @@ import itertools
 import math
 
 import numpy as np
+import numpy_lstm
+from numpy_lstm import sigmoid
 
 from lstmx.cells.conv_lstm import ConvLSTM
 from lstmx.cells.indrnn import IndRNN
@@ -16,19 +18,7 @@ from lstmx.cells.mgu import MGU
 from lstmx.cells.minimal import MinGRU, MinLSTM
 from lstmx.cells.slstm import SLSTM
 
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
-
-
-ACTIVATIONS = {
-    "sigmoid": sigmoid,
-    "tanh": np.tanh,
-    "relu": lambda a: np.maximum(a, 0),
-    "identity": lambda a: a,
-    "hard_sigmoid": lambda a: np.clip(a / 6 + 0.5, 0, 1),
-    "positive": lambda a: np.where(a >= 0, a + 0.5, sigmoid(a)),
-}
+ACTIVATIONS = {**numpy_lstm.ACTIVATIONS, "positive": lambda a: np.where(a >= 0, a + 0.5, sigmoid(a))}
 
 
 def affine(params, x):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 from numpy_cells import CELLS
 from numpy_lstm import elman_step, gru_step, lstm_step, mogrifier_step
 
@@ -169,11 +170,6 @@ def quick(function):
     return jax.jit(function, compiler_options=QUICK)
 
 
-def shown(state):
-    """y, from a state of numpy_cells or numpy_lstm."""
-    return state[-1] if isinstance(state, tuple) else state
-
-
 def random_case(cell, rng, steps=7, batch=(4,), features=3, dtype=np.float64):
     """Random parameters, inputs and initial state; the normaliser of an sLSTM is positive."""
 
@@ -189,27 +185,6 @@ def random_case(cell, rng, steps=7, batch=(4,), features=3, dtype=np.float64):
     return jax.tree.map(draw, params), xs, state
 
 
-def run_rows(step, params, xs, state, keep=None, resets=None, reverse=False):
-    """Final state and outputs `[T, B, ...]`, row by row, step by step; y is zero where a step is left out."""
-    params = jax.tree.map(np.float64, params)
-    times = range(xs.shape[0])[:: -1 if reverse else 1]
-    leaves = list(state) if isinstance(state, tuple) else [state]
-    fresh = jax.tree.leaves(params.initial) or [np.zeros(leaf.shape[1:]) for leaf in leaves]
-    finals, outputs = [], np.zeros(xs.shape[:1] + shown(state).shape)
-    for b in range(xs.shape[1]):
-        row = tuple(np.float64(leaf[b]) for leaf in leaves)
-        for t in times:
-            if keep is not None and not keep[t, b]:
-                continue
-            if resets is not None and resets[t, b]:
-                row = tuple(fresh)
-            row = step(params, row if len(row) > 1 else row[0], np.float64(xs[t, b]))
-            row = row if isinstance(row, tuple) else (row,)
-            outputs[t, b] = row[-1]
-        finals.append(row)
-    return [np.stack(leaf) for leaf in zip(*finals, strict=True)], outputs
-
-
 def rows_of(name, options):
     """What `results` must have for values, by the NumPy step."""
     _, (params, xs, state) = double_case(name)
@@ -217,7 +192,7 @@ def rows_of(name, options):
     keep = options.pop("mask", None)
     if "lengths" in options:
         keep = np.arange(xs.shape[0])[:, None] < options.pop("lengths")
-    return run_rows(VARIANTS[name][1], params, xs, state, keep, **options)
+    return oracles.run_rows(VARIANTS[name][1], params, xs, state, keep, **options)
 
 
 @functools.cache

@@ -112,7 +112,7 @@ def test_huge_pre_activations(forget_gate, remat):
     fresh = jax.tree.map(np.float64, cell.initial_state((64,)))
     step = numpy_cells.slstm_step(forget_gate=forget_gate)
     with np.errstate(over="ignore"):
-        finals, expected = variants.run_rows(step, params, xs, fresh)
+        finals, expected = oracles.run_rows(step, params, xs, fresh)
     assert oracles.relative_error([*state, ys], [*finals, expected]) <= 1e-6
 
 
