@@ -147,8 +147,10 @@ def dot(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 def _block_matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
     heads, size, gates, units = kernel.shape
-    rows = x.reshape(-1, heads, size)
-    z = jnp.einsum("bns,nsgu->bgnu", rows, kernel.astype(x.dtype))
+    # One matmul of two axes a head: XLA:CPU is a fifth slower with the four axes of the equivalent einsum.
+    rows = x.reshape(-1, heads, size).swapaxes(0, 1)
+    z = rows @ kernel.astype(x.dtype).reshape(heads, size, gates * units)
+    z = z.reshape(heads, -1, gates, units).transpose(1, 2, 0, 3)
     return z.reshape(*x.shape[:-1], gates * heads * units)
 
 
