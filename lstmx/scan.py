@@ -9,13 +9,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lstmx.cells.base import Cell, Params, PyTree, State, resolved, start
-from lstmx.implementations import associative, chunks, fused, reference
+from lstmx.implementations import choice, chunks, reference
 from lstmx.implementations.reference import Sequence
 
-Implementation = Literal["reference", "fused", "associative"]
+Implementation = choice.Name
 Remat = Literal["gates", "sqrt"] | int | None
-
-_IMPLEMENTATIONS = {"reference": reference.run, "fused": fused.run, "associative": associative.run}
 
 
 def scan(
@@ -102,7 +100,6 @@ def scan(
             unroll=unroll,
             return_states=return_states,
         )
-    implementation = which_implementation(cell, implementation)
     if remat not in (None, "gates", "sqrt") and not (isinstance(remat, int) and remat >= 1):
         raise ValueError(f'remat must be None, "gates", "sqrt" or a number of steps, got {remat!r}')
     if return_states not in (False, True, "gates"):
@@ -115,6 +112,7 @@ def scan(
     _check_input(cell, params, xs, "time, ", "xs")
     batch = reference.batch_shape(cell, xs)
     cell = resolved(cell, params, xs)
+    implementation = choice.choose(choice.Job(cell, xs, remat, choice.platform()), implementation)
     if segment_ids is not None:
         if not (lengths is mask is resets is None):
             raise ValueError(
@@ -164,37 +162,41 @@ def step(cell: Cell, params: Params, state: State, x: ArrayLike) -> tuple[State,
     return state, cell.output(state)
 
 
-def which_implementation(cell: Cell, implementation: Implementation | None = None) -> Implementation | tuple:
+def which_implementation(
+    cell: Cell,
+    implementation: Implementation | None = None,
+    *,
+    xs: ArrayLike | jax.ShapeDtypeStruct | None = None,
+    remat: Remat = None,
+) -> Implementation | tuple:
     """The implementation that `scan` takes, without running it.
 
     Args:
       cell: the cell or network.
       implementation: the one asked for, None for the fastest.
+      xs: the inputs, or their shape and type, `[T, *batch, D]`; None for many, of the type of the parameters.
+      remat: as for `scan`.
 
     Returns:
       Its name; of a network the tuple of its layers', where they differ.
 
     Raises:
       ValueError: if there is none of that name.
-      NotImplementedError: if it cannot run this cell, with the reason.
+      NotImplementedError: if it cannot do the job, with the reason and the ones that can.
 
     Example:
       >>> import lstmx
-      >>> lstmx.which_implementation(lstmx.LSTM(8))
-      'fused'
+      >>> lstmx.which_implementation(lstmx.MinGRU(8))
+      'associative'
     """
     if hasattr(cell, "parts"):
-        names = tuple(which_implementation(part, implementation) for part in cell.parts)
+        names = tuple(which_implementation(p, implementation, xs=xs, remat=remat) for p in cell.parts)
         return names[0] if len(set(names)) == 1 else names
-    if implementation is None:
-        return "associative" if associative.can_run(cell) else "fused"
-    if implementation not in _IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation must be None or one of {sorted(_IMPLEMENTATIONS)}, got {implementation!r}"
-        )
-    if implementation == "associative":
-        associative.require(cell)
-    return implementation
+    if xs is not None:
+        xs = jax.typeof(xs) if not isinstance(xs, jax.ShapeDtypeStruct) else xs
+    like = jax.ShapeDtypeStruct((), cell.param_dtype)
+    cell = resolved(cell, like, like if xs is None else xs)
+    return choice.choose(choice.Job(cell, xs, remat, choice.platform()), implementation)
 
 
 @functools.partial(
@@ -216,7 +218,7 @@ def _scan(cell, params, state, sequence, key, *, implementation, reverse, remat,
     fresh = start(cell, params, batch)
     state = fresh if state is None else state
 
-    run = _IMPLEMENTATIONS[implementation]
+    run = choice.IMPLEMENTATIONS[implementation].run
     options = {"reverse": reverse, "unroll": unroll, "states": bool(return_states)}
     if remat in (None, "gates"):
         options["remat"] = remat

@@ -17,25 +17,20 @@ from lstmx.implementations import chunks
 from lstmx.implementations.reference import Sequence, previous, select
 
 
-def can_run(cell: Cell) -> bool:
-    """Whether a cell says what its coefficients are.
+def refusal(job) -> str | None:
+    """Why it cannot do a job (`lstmx.implementations.choice.Job`); None if it can.
 
     Example:
-      >>> from lstmx.cells import GRU
       >>> from lstmx.cells.minimal import MinGRU
-      >>> can_run(MinGRU(4)), can_run(GRU(4))
-      (True, False)
+      >>> from lstmx.implementations.choice import Job
+      >>> refusal(Job(MinGRU(4)))
     """
-    return hasattr(cell, "coefficients")
-
-
-def require(cell: Cell) -> None:
-    """Raises NotImplementedError unless `can_run(cell)`."""
-    if not can_run(cell):
-        raise NotImplementedError(
-            f'implementation "associative" runs cells that are linear in their state and have a method '
-            f"`coefficients`, as MinGRU and MinLSTM do; {type(cell).__name__} has none"
-        )
+    if hasattr(job.cell, "coefficients"):
+        return None
+    return (
+        "runs cells that are linear in their state and have a method `coefficients`, as MinGRU and MinLSTM "
+        f"do; {type(job.cell).__name__} has none"
+    )
 
 
 def run(
@@ -54,9 +49,8 @@ def run(
     """Runs a cell over time; see `reference.run`. `unroll` has no meaning here.
 
     Raises:
-      NotImplementedError: if the cell has no `coefficients`, or has noise, of which they know nothing.
+      NotImplementedError: if there is noise, of which `coefficients` know nothing.
     """
-    require(cell)
     if locked is not None or sequence.noise is not None:
         raise NotImplementedError('implementation "associative" has no noise inside of the recurrence')
     del unroll

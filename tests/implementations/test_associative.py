@@ -12,7 +12,7 @@ import variants
 
 import lstmx
 from lstmx.cells.minimal import MinGRU, MinLSTM
-from lstmx.implementations import associative
+from lstmx.implementations import associative, choice
 
 CELLS = {
     "mingru": MinGRU(3, param_dtype="float64"),
@@ -188,4 +188,4 @@ def test_other_cells_are_refused():
     params = cell.init(jax.random.key(0), 3)
     with pytest.raises((ValueError, NotImplementedError), match=r"associative.*coefficients.*GRU"):
         lstmx.scan(cell, params, jnp.ones((5, 2, 3)), implementation="associative")
-    assert not associative.can_run(cell)
+    assert "GRU" in associative.refusal(choice.Job(cell))
