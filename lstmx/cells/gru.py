@@ -115,7 +115,7 @@ class GRU:
         return base.affine_by_gate(params, ys[:2]), ys[2]
 
     def update(self, params, state, z, r, candidate_mask=None):
-        if candidate_mask is None and self._is_plain:
+        if candidate_mask is None and self.is_plain:
             return _plain_gates(state, z.astype(state.dtype), r.astype(state.dtype))
         gates = self.gates(params, state, z, r)
         n = gates["n"] if candidate_mask is None else gates["n"] * candidate_mask.astype(state.dtype)
@@ -139,7 +139,8 @@ class GRU:
         return {"reset": reset, "update": update, "n": n}
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Whether no option changes the step from that of cuDNN and torch."""
         default = (self.gate_activation, self.candidate_activation) == ("sigmoid", "tanh")
         return default and self.reset_after and self.gate_clip is None
 

@@ -179,7 +179,7 @@ class LSTM:
 
     def update(self, params, state, z, r, candidate_mask=None):
         wide = state.c.dtype
-        if candidate_mask is None and self._is_plain:
+        if candidate_mask is None and self.is_plain:
             c, h = plain_gates(state.c, z.astype(wide) + r.astype(wide))
             return LSTMState(c=c, h=h.astype(z.dtype))
         gates, c = self._gates_and_cell(params, state, z, r, candidate_mask)
@@ -207,7 +207,8 @@ class LSTM:
         return tuple(name for name in self.gate_names if name != "g")
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Whether no option changes the step from that of Gers et al. 2000."""
         plain = LSTM(self.hidden_size, num_heads=self.num_heads)
         shape = ("forget_bias", "use_bias", "chrono", "learn_initial_state", "dtype", "param_dtype")
         return dataclasses.replace(plain, **{name: getattr(self, name) for name in shape}) == self

@@ -21,7 +21,7 @@ from lstmx.cells.base import Cell, Params, PyTree, State
 from lstmx.implementations import chunks, deferred
 from lstmx.implementations.emission import Form, pack, unpack
 from lstmx.implementations.reference import Sequence, batch_shape, before_each_step, noises, select
-from lstmx.implementations.reverse_only import linear_map
+from lstmx.implementations.reverse_only import linear_map, message
 
 
 class Options(NamedTuple):
@@ -77,7 +77,7 @@ def _run_jvp(cell, options, primals, tangents):
         return tangent_tree.flatten_up_to(gradients)
 
     return (final, shown), jax.tree.unflatten(
-        output_tree, linear_map(reverse, residuals, flat_tangents, outputs)
+        output_tree, linear_map(reverse, residuals, flat_tangents, outputs, message("fused"))
     )
 
 

@@ -11,13 +11,16 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-MESSAGE = (
-    'implementation "fused" has a hand-written reverse pass and no forward-mode derivative (jvp, jacfwd, '
-    'linearize evaluated forwards); use implementation="reference", which has both'
-)
-
 _linear_p = Primitive("lstmx_reverse_pass")
 _linear_p.multiple_results = True
+
+
+def message(name: str) -> str:
+    """What forward mode is told by the implementation of this name."""
+    return (
+        f'implementation "{name}" has a hand-written reverse pass and no forward-mode derivative (jvp, jacfwd, '
+        'linearize evaluated forwards); use implementation="reference", which has both'
+    )
 
 
 def linear_map(
@@ -25,6 +28,7 @@ def linear_map(
     residuals: Sequence[jax.Array],
     tangents: Sequence[jax.Array],
     outputs: Sequence[jax.Array],
+    refusal: str,
 ) -> list[jax.Array]:
     """The tangents of `outputs`, known through the transpose of the map alone.
 
@@ -33,16 +37,18 @@ def linear_map(
       residuals: what the reverse pass needs, flat.
       tangents: the tangents of the inputs, flat.
       outputs: arrays of the shapes and types of the result.
+      refusal: what forward mode is told.
     """
     avals = tuple(jax.typeof(x) for x in outputs)
-    return _linear_p.bind(*residuals, *tangents, reverse=reverse, n_residuals=len(residuals), avals=avals)
+    options = {"reverse": reverse, "n_residuals": len(residuals), "avals": avals, "refusal": refusal}
+    return _linear_p.bind(*residuals, *tangents, **options)
 
 
-def _refuse(*_, **__):
-    raise NotImplementedError(MESSAGE)
+def _refuse(*_, refusal, **__):
+    raise NotImplementedError(refusal)
 
 
-def _transpose(cotangents, *args, reverse, n_residuals, avals):
+def _transpose(cotangents, *args, reverse, n_residuals, **_):
     residuals, linear = args[:n_residuals], args[n_residuals:]
     cotangents = [ad.instantiate_zeros(ct) if isinstance(ct, ad.Zero) else ct for ct in cotangents]
     results = reverse(residuals, cotangents)
@@ -51,7 +57,7 @@ def _transpose(cotangents, *args, reverse, n_residuals, avals):
     ]
 
 
-def _batch(args, dims, *, reverse, n_residuals, avals):
+def _batch(args, dims, *, reverse, n_residuals, avals, refusal):
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     # A tangent that is the same for the whole batch is made one of each: the transpose of that broadcast sums
     # the cotangents, as it must.
@@ -68,7 +74,8 @@ def _batch(args, dims, *, reverse, n_residuals, avals):
         )
 
     avals = tuple(a.update(shape=(size, *a.shape)) for a in avals)
-    out = _linear_p.bind(*residuals, *tangents, reverse=batched_reverse, n_residuals=n_residuals, avals=avals)
+    options = {"reverse": batched_reverse, "n_residuals": n_residuals, "avals": avals, "refusal": refusal}
+    out = _linear_p.bind(*residuals, *tangents, **options)
     return out, [0] * len(out)
 
 

@@ -1,0 +1,198 @@
+"""The two calls of a kernel into C++, with what `vmap` and sharding do to them."""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lstmx.implementations.native import library
+
+_KEPT = {"lstm": 5, "gru": 4}  # vectors of the tape for each vector of units, as in kernels/cells.h
+
+
+class Kernel(NamedTuple):
+    """Which kernel, for which layer."""
+
+    name: str  # "lstm" or "gru"
+    units: int
+    reverse: bool
+
+
+class Arrays(NamedTuple):
+    """What a layer computes from, float32; what a cell or a call does not have is None."""
+
+    x: jax.Array  # [T, B, D]
+    input: jax.Array  # [D, gates * H]
+    recurrent: jax.Array  # [H, gates * H]
+    bias: jax.Array  # [4, H]
+    h: jax.Array  # [B, H]
+    c: jax.Array | None  # [B, H]
+    fresh_h: jax.Array | None  # [B, H]
+    fresh_c: jax.Array | None  # [B, H]
+
+
+class Flags(NamedTuple):
+    """Which steps exist, and before which the state is made fresh; bool `[T, B]` or None."""
+
+    keep: jax.Array | None
+    resets: jax.Array | None
+
+
+# Axes by letters: t time, b batch, d input features, g gates * H, h units, s slots, w floats of the tape of a
+# step and row; 0 stands for an array that is not there.
+_ARRAYS = ("tbd", "dg", "hg", "sh", "bh", "bh", "bh", "bh")
+_FLAGS = ("tb", "tb")
+_WEIGHTS = ("dg", "hg", "sh")
+
+
+def forward(kernel: Kernel, training: bool, wants_cells: bool, arrays: Arrays, flags: Flags):
+    """ys `[T, B, H]`, the last h and c `[B, H]`, the tape, all c `[T, B, H]`; None for what is not there."""
+    has_cell = kernel.name == "lstm"
+    axes = ("tbh", "bh", "bh" if has_cell else "0", "tbw" if training else "0", "tbh" if wants_cells else "0")
+    results = _call(kernel, False, axes)([*_present(arrays), *_present(flags, bool)])
+    return [None if a == "0" else r for a, r in zip(axes, results, strict=True)]
+
+
+def backward(kernel: Kernel, arrays: Arrays, flags: Flags, ys, tape, cotangents) -> Arrays:
+    """The cotangents of `arrays`, from those of ys, h, c and cells."""
+    axes = tuple(a if leaf is not None else "0" for a, leaf in zip(_ARRAYS, arrays, strict=True))
+    operands = [*_present(arrays), *_present(flags, bool), ys, tape, *_present(cotangents)]
+    results = _call(kernel, True, axes)(operands)
+    return Arrays(*(None if a == "0" else r for a, r in zip(axes, results, strict=True)))
+
+
+def _present(leaves, dtype=jnp.float32) -> list[jax.Array]:
+    return [jnp.zeros((0,), dtype) if leaf is None else leaf for leaf in leaves]
+
+
+@functools.cache
+def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
+    """The function of a list of arrays that calls the kernel."""
+    operands = [*_ARRAYS, *_FLAGS, *(("tbh", "tbw", "tbh", "bh", "bh", "tbh") if backward else ())]
+    target = f"lstmx_{kernel.name}_{'backward' if backward else 'forward'}"
+
+    def on_one_device(*arrays):
+        sizes = _sizes(kernel, operands, arrays)
+        shapes = [
+            jax.ShapeDtypeStruct(tuple(0 if a == "0" else sizes[a] for a in axes), jnp.float32)
+            for axes in outputs
+        ]
+        return jax.ffi.ffi_call(target, shapes)(*arrays, reverse=kernel.reverse)
+
+    sharded = _over_devices(on_one_device, operands, outputs)
+
+    @custom_vmap
+    def call(arrays):
+        return list(sharded(*arrays))
+
+    @call.def_vmap
+    def _(size, batched, arrays):
+        batched = batched[0]
+        weights = [k for k, axes in enumerate(operands) if axes in _WEIGHTS]
+        if backward or any(batched[k] for k in weights):
+            # Each has weights, or gradients of weights, of its own.
+            return _one_by_one(call, arrays, batched), [True] * len(outputs)
+        merged = [
+            _merge_batch(a, axes, is_batched, size)
+            for a, axes, is_batched in zip(arrays, operands, batched, strict=True)
+        ]
+        results = call(merged)
+        return [_split_batch(r, axes, size) for r, axes in zip(results, outputs, strict=True)], [
+            axes != "0" for axes in outputs
+        ]
+
+    return call
+
+
+def _sizes(kernel: Kernel, operands, arrays) -> dict[str, int]:
+    sizes = {}
+    for axes, array in zip(operands, arrays, strict=True):
+        if array.size:
+            sizes |= dict(zip(axes, array.shape, strict=True))
+    lanes = library.lanes()
+    sizes["w"] = -(-kernel.units // lanes) * lanes * _KEPT[kernel.name]
+    return sizes
+
+
+def _one_by_one(call, arrays, batched):
+    own = [a for a, is_batched in zip(arrays, batched, strict=True) if is_batched]
+
+    def one(own):
+        own = iter(own)
+        return call([next(own) if b else a for a, b in zip(arrays, batched, strict=True)])
+
+    return jax.lax.map(one, own)
+
+
+def _merge_batch(array, axes: str, is_batched: bool, size: int):
+    if "b" not in axes or array.ndim - is_batched != len(axes):
+        return array[0] if is_batched else array
+    if not is_batched:
+        array = jnp.broadcast_to(array, (size, *array.shape))
+    at = axes.index("b")
+    array = jnp.moveaxis(array, 0, at)
+    return array.reshape(*array.shape[:at], -1, *array.shape[at + 2 :])
+
+
+def _split_batch(array, axes: str, size: int):
+    if axes == "0":
+        return array
+    at = axes.index("b")
+    array = array.reshape(*array.shape[:at], size, -1, *array.shape[at + 1 :])
+    return jnp.moveaxis(array, at, 0)
+
+
+def _over_devices(function, operands, outputs):
+    """The same function, each device running its rows of the batch; gradients of weights are summed."""
+
+    def partition(mesh, arguments, results):
+        rows = _rows(operands, arguments)
+
+        def sharding(axes, leaf):
+            named = (rows if axis == "b" and leaf.size else None for axis in axes)
+            return NamedSharding(mesh, PartitionSpec(*named))
+
+        def on_each_device(*arrays):
+            parts = function(*arrays)
+            if rows is None:
+                return parts
+            summed = [axes in _WEIGHTS for axes in outputs]
+            return [jax.lax.psum(p, rows) if s else p for p, s in zip(parts, summed, strict=True)]
+
+        given, made = map(sharding, operands, arguments), map(sharding, outputs, results)
+        return mesh, on_each_device, list(made), tuple(given)
+
+    def rule(mesh, given, made):
+        del mesh
+        absent = (f"absent{k}" for k in itertools.count())
+
+        def factors(axes, type):
+            return " ".join(axes) if len(type.shape) == len(axes) and 0 not in type.shape else next(absent)
+
+        left, right = (", ".join(map(factors, *pair)) for pair in ((operands, given), (outputs, made)))
+        return f"{left} -> {right}", {"need_replication_factors": _not_split(left, right)}
+
+    call = custom_partitioning(function)
+    call.def_partition(partition=partition, sharding_rule=rule)
+    return call
+
+
+def _not_split(*sides: str) -> tuple[str, ...]:
+    """All factors of a sharding rule but the batch, in the order of their first appearance."""
+    names = (name for side in sides for name in side.replace(",", " ").split())
+    return tuple(name for name in dict.fromkeys(names) if name != "b")
+
+
+def _rows(operands, arguments):
+    """The axes of the mesh that the batch lies on, None for none."""
+    for axes, leaf in zip(operands, arguments, strict=True):
+        if "b" in axes and leaf.size and isinstance(leaf.sharding, NamedSharding):
+            spec = (*leaf.sharding.spec, *[None] * len(axes))
+            if spec[axes.index("b")] is not None:
+                return spec[axes.index("b")]
+    return None

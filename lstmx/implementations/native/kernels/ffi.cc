@@ -1,0 +1,105 @@
+// The entry points for XLA.
+#include <functional>
+
+#include "backward.h"
+#include "forward.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace lstmx {
+namespace {
+
+using Array = ffi::Buffer<ffi::F32>;
+using Flags = ffi::Buffer<ffi::PRED>;
+using Result = ffi::Result<Array>;
+
+// Arrays that a cell or a call does not have come empty.
+const float* data(const Array& a) { return a.element_count() ? a.typed_data() : nullptr; }
+float* data(Result& a) { return a->element_count() ? a->typed_data() : nullptr; }
+const uint8_t* data(const Flags& f) {
+  return f.element_count() ? reinterpret_cast<const uint8_t*>(f.typed_data()) : nullptr;
+}
+
+Problem problem_of(bool reverse, const Array& x, const Array& input, const Array& recurrent, const Array& bias,
+                   const Array& h0, const Array& c0, const Array& fresh_h, const Array& fresh_c,
+                   const Flags& keep, const Flags& resets) {
+  const auto shape = x.dimensions();
+  return {shape[0],  shape[1],        shape[2],        recurrent.dimensions()[0], reverse,
+          data(x),   data(input),     data(recurrent), data(bias),                data(h0),
+          data(c0),  data(fresh_h),   data(fresh_c),   data(keep),                data(resets)};
+}
+
+// Below this many floating point operations another thread would come too late.
+constexpr double kWorthATeam = 4e5;
+
+template <typename Pass, typename Call>
+ffi::Error run(const Call& call, int gates, ffi::ThreadPool& pool) {
+  const double work = 2.0 * call.steps * call.batch * gates * call.units * (call.units + call.features);
+  const int size = work < kWorthATeam ? 1 : int(std::max<int64_t>(1, pool.num_threads()));
+  try {
+    Team team(size, [&](std::function<void()> f) { pool.Schedule(std::move(f)); });
+    Pass(call, team).run();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lstmx: out of memory in a native kernel");
+  }
+  return ffi::Error::Success();
+}
+
+template <class Cell>
+ffi::Error forward(ffi::ThreadPool pool, bool reverse, Array x, Array input, Array recurrent, Array bias,
+                   Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets, Result y,
+                   Result h, Result c, Result tape, Result cells) {
+  Forward call;
+  static_cast<Problem&>(call) =
+      problem_of(reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
+  call.y = data(y), call.h = data(h), call.c = data(c), call.tape = data(tape), call.cells = data(cells);
+  return run<ForwardPass<Cell>>(call, Cell::kGates, pool);
+}
+
+template <class Cell>
+ffi::Error backward(ffi::ThreadPool pool, bool reverse, Array x, Array input, Array recurrent, Array bias,
+                    Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets, Array y,
+                    Array tape, Array dy, Array dh, Array dc, Array d_cells, Result dx, Result d_input,
+                    Result d_recurrent, Result d_bias, Result dh0, Result dc0, Result d_fresh_h,
+                    Result d_fresh_c) {
+  Backward call;
+  static_cast<Problem&>(call) =
+      problem_of(reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
+  call.y = data(y), call.tape = data(tape), call.dy = data(dy), call.dh = data(dh), call.dc = data(dc);
+  call.d_cells = data(d_cells), call.dx = data(dx), call.d_input = data(d_input);
+  call.d_recurrent = data(d_recurrent), call.d_bias = data(d_bias), call.dh0 = data(dh0);
+  call.dc0 = data(dc0), call.d_fresh_h = data(d_fresh_h), call.d_fresh_c = data(d_fresh_c);
+  return run<BackwardPass<Cell>>(call, 2 * Cell::kGates, pool);
+}
+
+auto inputs() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<bool>("reverse")
+      .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
+      .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
+      .Arg<Flags>().Arg<Flags>();
+}
+
+auto forward_binding() {
+  return inputs().Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>();
+}
+
+auto backward_binding() {
+  return inputs()
+      .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
+      .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
+      .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>();
+}
+
+}  // namespace
+}  // namespace lstmx
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_lstm_forward, lstmx::forward<lstmx::Lstm>, lstmx::forward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_lstm_backward, lstmx::backward<lstmx::Lstm>, lstmx::backward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_gru_forward, lstmx::forward<lstmx::Gru>, lstmx::forward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_gru_backward, lstmx::backward<lstmx::Gru>, lstmx::backward_binding());
+
+// How many floats a vector has: the tape's layout depends on it.
+extern "C" int lstmx_lanes() { return lstmx::kLanes; }

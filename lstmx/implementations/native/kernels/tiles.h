@@ -1,0 +1,101 @@
+// Register tiles: R rows by a few vectors of columns, the sums held in registers over the whole contraction.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "simd.h"
+
+namespace lstmx {
+
+// Calls f(std::integral_constant<int, n>{}) for the run-time n in 1..Max.
+template <int Max, typename F>
+LSTMX_INLINE void with_constant(int n, const F& f) {
+  if constexpr (Max == 1) {
+    f(std::integral_constant<int, 1>{});
+  } else {
+    if (n == Max) return f(std::integral_constant<int, Max>{});
+    with_constant<Max - 1>(n, f);
+  }
+}
+
+// Splits `total` into parts of at most `most`, as equal as can be, and calls f(begin, size) of each.
+template <typename F>
+LSTMX_INLINE void split(int64_t total, int64_t most, const F& f) {
+  const int64_t parts = (total + most - 1) / most;
+  for (int64_t p = 0, begin = 0; p < parts; ++p) {
+    const int64_t size = total / parts + (p < total % parts);
+    f(begin, size);
+    begin += size;
+  }
+}
+
+// sum[r][slots[v]] += rows[r][k] * w[k][v] for k < count: vector v of row k of the weights lies at
+// w + k * row_stride + v * vector_stride.
+template <int R, int V, int S>
+LSTMX_INLINE void multiply(Vec (&sum)[R][S], const float* const* rows, int64_t count, const float* w,
+                           int64_t row_stride, int64_t vector_stride, const int (&slots)[V]) {
+  const float* x[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) x[r] = rows[r];
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < count; ++k, w += row_stride) {
+    Vec weights[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) weights[v] = load(w + v * vector_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][slots[v]] += x[r][k] * weights[v];
+    }
+  }
+}
+
+// The weight of a map as the gates of one vector of units read it, for every vector of units:
+// [H / lanes][K][gates][lanes], from [K, gates * H]. Units beyond H are zero.
+inline void pack_by_unit(float* to, const float* from, int64_t rows, int64_t units, int gates, int64_t block) {
+  const int64_t begin = block * kLanes;
+  const int n = int(std::min<int64_t>(kLanes, units - begin));
+  to += block * rows * gates * kLanes;
+  for (int64_t k = 0; k < rows; ++k, from += gates * units) {
+    for (int v = 0; v < gates; ++v, to += kLanes) store(to, load(from + v * units + begin, n));
+  }
+}
+
+// The same weight transposed, for the cotangents of what the map reads: groups of up to four vectors of
+// features, each [H / lanes][gates][lanes][vectors of the group][lanes].
+struct Transposed {
+  static constexpr int kGroup = 4;
+  int64_t features, blocks;
+  int gates;
+
+  int64_t vectors() const { return (features + kLanes - 1) / kLanes; }
+  int64_t groups() const { return (vectors() + kGroup - 1) / kGroup; }
+  int64_t depth() const { return blocks * gates * kLanes; }
+  int64_t size() const { return vectors() * kLanes * depth(); }
+  // First vector of a group, the groups being as equal as can be.
+  int64_t first(int64_t group) const {
+    const int64_t parts = groups(), all = vectors();
+    return group * (all / parts) + std::min(group, all % parts);
+  }
+};
+
+inline void pack_transposed(float* to, const float* from, const Transposed& shape, int64_t units,
+                            int64_t group) {
+  const int64_t first = shape.first(group), width = (shape.first(group + 1) - first) * kLanes;
+  to += first * kLanes * shape.depth();
+  const int64_t begin = first * kLanes, end = std::min(begin + width, shape.features);
+  for (int64_t block = 0; block < shape.blocks; ++block) {
+    for (int v = 0; v < shape.gates; ++v, to += kLanes * width) {
+      const int64_t unit = block * kLanes, n = std::min<int64_t>(kLanes, units - unit);
+      if (n < kLanes || end - begin < width) std::fill(to, to + kLanes * width, 0.0f);
+      for (int64_t d = begin; d < end; ++d) {
+        const float* row = from + d * shape.gates * units + v * units + unit;
+        for (int64_t u = 0; u < n; ++u) to[u * width + d - begin] = row[u];
+      }
+    }
+  }
+}
+
+}  // namespace lstmx

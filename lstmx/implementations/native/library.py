@@ -1,0 +1,174 @@
+"""The C++ kernels: compiled once for the machine, at their first use, and kept in the user's cache.
+
+Why not at installation, as an extension: `pip install` would need a compiler or fail, or wheels would be
+built for the oldest processor that somebody may have, and register tiles made for another instruction set
+are several times too slow. Compiled here, by the compiler and for the processor that are here, one source
+serves them all, and a machine without a compiler has the other implementations. The price is one compilation
+of some ten seconds.
+
+    LSTMX_NATIVE=0      never use (or compile) the kernels
+    LSTMX_CACHE_DIR     where the compiled library is kept; else XDG_CACHE_HOME/lstmx or ~/.cache/lstmx
+    CXX                 the compiler; else c++, g++ or clang++
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+import jaxlib
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
+
+SOURCES = Path(__file__).parent / "kernels"
+TARGETS = ("lstm_forward", "lstm_backward", "gru_forward", "gru_backward")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared")
+
+_log = logging.getLogger(__name__)
+
+
+class UnavailableError(Exception):
+    """Why there are no kernels on this machine; a clause that follows 'implementation "native" '."""
+
+
+def refusal() -> str | None:
+    """Why the kernels cannot be used; None if they can. Compiles them if they are not compiled yet."""
+    return _loaded()[1]
+
+
+@functools.cache
+def lanes() -> int:
+    """The floats of a vector register, on which the layout of what is kept for the reverse pass depends."""
+    library, reason = _loaded()
+    if library is None:
+        raise NotImplementedError(f'implementation "native" {reason}')
+    return library.lstmx_lanes()
+
+
+@functools.cache
+def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, its kernels registered with XLA; or None and the reason."""
+    try:
+        library = ctypes.CDLL(str(_compiled()))
+    except UnavailableError as reason:
+        return None, str(reason)
+    except OSError as error:
+        reason = f"has a compiled library that cannot be loaded ({error}); delete it to have it made again"
+        warnings.warn(f'implementation "native" {reason}', RuntimeWarning, stacklevel=2)
+        return None, reason
+    for target in TARGETS:
+        capsule = jax.ffi.pycapsule(getattr(library, f"lstmx_{target}"))
+        jax.ffi.register_ffi_target(f"lstmx_{target}", capsule, platform="cpu")
+    return library, None
+
+
+def _compiled() -> Path:
+    """The compiled library, which is made if it is not there."""
+    if os.environ.get("LSTMX_NATIVE") == "0":
+        raise UnavailableError("is turned off by LSTMX_NATIVE=0")
+    if fcntl is None:
+        raise UnavailableError("is compiled on POSIX systems alone")
+    compiler = _compiler()
+    folder = cache_folder()
+    path = folder / f"native-{_digest(compiler)}.so"
+    log = path.with_suffix(".log")
+    if path.exists():
+        return path
+    with _locked(path.with_suffix(".lock")):
+        if not path.exists() and not log.exists():
+            _compile(compiler, path, log)
+    if not path.exists():
+        raise UnavailableError(
+            f"did not compile: the compiler's messages are in {log} (delete it to try again)"
+        )
+    return path
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CXX", "").split()
+    candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
+    for command in candidates:
+        if shutil.which(command[0]):
+            return command
+    names = ", ".join(command[0] for command in candidates)
+    raise UnavailableError(f"needs a C++ compiler to be compiled with, once, and there is none ({names})")
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: a folder that this user alone can write."""
+    named = os.environ.get("LSTMX_CACHE_DIR")
+    parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(named) if named else Path(parent) / "lstmx"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnavailableError(
+            f"finds no writable cache ({error}); set LSTMX_CACHE_DIR to a folder"
+        ) from error
+    return folder
+
+
+def _digest(compiler: list[str]) -> str:
+    """Of all that a compiled library depends on."""
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + source.read_bytes())
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    facts = (compiler, FLAGS, _machine_flags(), jaxlib.__version__, platform.machine(), _instruction_set())
+    digest.update(version + repr(facts).encode())
+    return digest.hexdigest()[:16]
+
+
+def _machine_flags() -> tuple[str, ...]:
+    return ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
+
+
+def _instruction_set() -> str:
+    # A home may be shared by machines with different processors.
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return platform.processor()
+
+
+@contextlib.contextmanager
+def _locked(path: Path):
+    """One process at a time; the others wait, and find the work done."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(compiler: list[str], path: Path, log: Path) -> None:
+    """Compiles to a file beside, which then takes the name; or leaves the compiler's messages in the log."""
+    _log.warning("compiling lstmx's CPU kernels for this machine, once (some ten seconds): %s", path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
+    os.close(handle)
+    command = [*compiler, *FLAGS, *_machine_flags(), f"-I{jax.ffi.include_dir()}"]
+    command += [str(SOURCES / "ffi.cc"), "-o", temporary]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            os.replace(temporary, path)
+            return
+        log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
+        warnings.warn(
+            f"lstmx's CPU kernels did not compile (see {log}); slower implementations are used instead",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    finally:
+        Path(temporary).unlink(missing_ok=True)
