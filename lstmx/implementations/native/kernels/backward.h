@@ -1,5 +1,5 @@
-// The reverse loop. Time is cut into blocks of some hundred rows (T * B); while the loop runs over one block,
-// the block that it has left gets its matmuls: the cotangents of the inputs, and what it adds to the gradients
+// The reverse loop. Time is cut into parts of some hundred rows (T * B); while the loop runs over one part,
+// the part that it has left gets its matmuls: the cotangents of the inputs, and what it adds to the gradients
 // of the weights. So the cotangents of the gates never leave the caches.
 #pragma once
 
@@ -20,7 +20,8 @@ class BackwardPass {
         blocks_(problem.blocks()),
         chunks_(std::max<int64_t>({std::min<int64_t>(team.size(), (p_.batch + 3) / 4),
                                    p_.batch / (4 * kRows) / team.size() * team.size(), 1})),
-        steps_at_once_(std::min(p_.steps, std::max<int64_t>(1, kBlockRows / p_.batch))),
+        parts_(std::max<int64_t>(1, std::min(p_.steps, p_.steps * p_.batch / kPartRows))),
+        steps_at_once_((p_.steps + parts_ - 1) / parts_),
         most_rows_(steps_at_once_ * p_.batch),
         to_h_{p_.units, blocks_, kGates},
         to_x_{p_.features, blocks_, kGates},
@@ -51,7 +52,9 @@ class BackwardPass {
  private:
   static constexpr int kSlots = Cell::kSlots, kGates = Cell::kGates;
   static constexpr int64_t kTapeBlock = Cell::kKept * kLanes, kGateBlock = kSlots * kLanes;
-  static constexpr int64_t kBlockRows = 512;
+  // Rows of a part of time, at least where there are as many: the more, the seldomer the gradients of the
+  // weights are read and written; the fewer, the nearer the cotangents of the gates.
+  static constexpr int64_t kPartRows = 512;
   static constexpr int64_t kStride = 8;   // of a packed row of a tile of inputs
   static constexpr int64_t kMapped = 4 * kRows;
 
@@ -96,9 +99,6 @@ class BackwardPass {
       std::fill_n(p_.d_fresh_h, p_.batch * p_.units, 0.0f);
       if (Cell::kHasCell) std::fill_n(p_.d_fresh_c, p_.batch * p_.units, 0.0f);
     }
-    std::fill_n(p_.d_bias, kSlots * p_.units, 0.0f);
-    std::fill_n(p_.d_input, kGates * p_.units * p_.features, 0.0f);
-    std::fill_n(p_.d_recurrent, kGates * p_.units * p_.units, 0.0f);
   }
 
   const float* h_before(int64_t step, int64_t b) const {
@@ -289,9 +289,9 @@ class BackwardPass {
       float* to = (of_x ? p_.d_input : p_.d_recurrent) + begin * kGates * p_.units + block * kLanes;
       with_constant<kRows>(int(size), [&](auto r) {
         if (of_x) {
-          gradient_tile<decltype(r)::value>(to, packed_inputs(part, tile), da, rows, n, Cell::kInput);
+          gradient_tile<decltype(r)::value>(to, part > 0, packed_inputs(part, tile), da, rows, n, Cell::kInput);
         } else {
-          gradient_tile<decltype(r)::value>(to, packed_inputs(part, tile), da, rows, n, Cell::kRecurrent);
+          gradient_tile<decltype(r)::value>(to, part > 0, packed_inputs(part, tile), da, rows, n, Cell::kRecurrent);
         }
       });
     }
@@ -301,12 +301,12 @@ class BackwardPass {
     }
     for (int s = 0; s < kSlots; ++s) {
       float* to = p_.d_bias + s * p_.units + block * kLanes;
-      store(to, load(to, n) + sum[s], n);
+      store(to, part ? load(to, n) + sum[s] : sum[s], n);
     }
   }
 
   template <int R>
-  LSTMX_INLINE void gradient_tile(float* to, const float* inputs, const float* da, int64_t rows, int n,
+  LSTMX_INLINE void gradient_tile(float* to, bool adds, const float* inputs, const float* da, int64_t rows, int n,
                                   const int (&slots)[kGates]) {
     Vec sum[R][kGates] = {};
 #pragma GCC unroll 2
@@ -325,7 +325,7 @@ class BackwardPass {
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) {
         float* at = to + (r * kGates + g) * p_.units;
-        store(at, load(at, n) + sum[r][g], n);
+        store(at, adds ? load(at, n) + sum[r][g] : sum[r][g], n);
       }
     }
   }
@@ -343,7 +343,7 @@ class BackwardPass {
 
   const Backward p_;
   Team& team_;
-  const int64_t blocks_, chunks_, steps_at_once_, most_rows_;
+  const int64_t blocks_, chunks_, parts_, steps_at_once_, most_rows_;
   const Transposed to_h_, to_x_;
   const int64_t tiles_x_, tiles_h_;
   Scratch weights_, carry_, gates_, inputs_;

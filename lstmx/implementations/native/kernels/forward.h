@@ -177,7 +177,11 @@ class ForwardPass {
     for (int64_t step = part * steps_at_once_; step < last; ++step) {
       gather(rows, part, step, begin, end);
       const int64_t count = int64_t(rows.x.size());
-      for (int64_t j = 0; j < blocks_; ++j) {
+      int64_t j = 0;
+      if (count == 1 && !packs_ && !hoists_) {
+        for (; (j + kWide) * kLanes <= p_.units; j += kWide) wide_tile(rows, j);
+      }
+      for (; j < blocks_; ++j) {
         split(count, kRows, [&](int64_t first, int64_t size) {
           with_constant<kRows>(int(size), [&](auto n) { tile<decltype(n)::value>(rows, first, j); });
         });
@@ -234,20 +238,45 @@ class ForwardPass {
       multiply_by(sum, rows.x.data() + first, input_, j, Cell::kInput);
     }
     multiply_by(sum, h, recurrent_, j, Cell::kRecurrent);
-    const int n = lanes(j);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      Vec c = Cell::kHasCell ? load(row[r].c + j * kLanes) : Vec{};
-      const Vec before = Cell::kHasCell ? Vec{} : load(h[r] + j * kLanes, n);
-      Vec y;
-      if (row[r].tape) {
-        y = Cell::template forward<true>(sum[r], c, before, row[r].tape + j * kTapeBlock);
-      } else {
-        y = Cell::template forward<false>(sum[r], c, before, nullptr);
+    for (int r = 0; r < R; ++r) activate(sum[r], row[r], h[r], j);
+  }
+
+  // The gates of one vector of units of a row.
+  LSTMX_INLINE void activate(const Vec (&sum)[kSlots], const Row& row, const float* h, int64_t j) {
+    const int n = lanes(j);
+    Vec c = Cell::kHasCell ? load(row.c + j * kLanes) : Vec{};
+    const Vec before = Cell::kHasCell ? Vec{} : load(h + j * kLanes, n);
+    Vec y;
+    if (row.tape) {
+      y = Cell::template forward<true>(sum, c, before, row.tape + j * kTapeBlock);
+    } else {
+      y = Cell::template forward<false>(sum, c, before, nullptr);
+    }
+    if (Cell::kHasCell) store(row.c + j * kLanes, c);
+    store(row.y + j * kLanes, y, n);
+    if (row.cells) store(row.cells + j * kLanes, c, n);
+  }
+
+  // A single row, by weights as they are given: several blocks at once, so that what is read of a row of
+  // weights lies together.
+  static constexpr int kWide = 4;
+  void wide_tile(const Rows& rows, int64_t j) {
+    Vec sum[kWide][kSlots];
+    for (int b = 0; b < kWide; ++b) start(sum[b], bias_.data() + (j + b) * kSlots * kLanes);
+    wide_multiply(sum, rows.x[0], p_.features, p_.input + j * kLanes, Cell::kInput);
+    wide_multiply(sum, rows.h[0], p_.units, p_.recurrent + j * kLanes, Cell::kRecurrent);
+    for (int b = 0; b < kWide; ++b) activate(sum[b], rows.rest[0], rows.h[0], j + b);
+  }
+
+  LSTMX_INLINE void wide_multiply(Vec (&sum)[kWide][kSlots], const float* x, int64_t count, const float* w,
+                                  const int (&slots)[kGates]) {
+    for (int64_t k = 0; k < count; ++k, w += kGates * p_.units) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) {
+#pragma GCC unroll 4
+        for (int b = 0; b < kWide; ++b) sum[b][slots[g]] += x[k] * load(w + g * p_.units + b * kLanes);
       }
-      if (Cell::kHasCell) store(row[r].c + j * kLanes, c);
-      store(row[r].y + j * kLanes, y, n);
-      if (row[r].cells) store(row[r].cells + j * kLanes, c, n);
     }
   }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -58,6 +59,24 @@ LSTMX_INLINE void store(float* p, Vec v, int n) {
 #else
   for (int i = 0; i < n; ++i) p[i] = v[i];
 #endif
+}
+
+// Exchanges the two off-diagonal quarters of every square of 2 * Step rows and lanes.
+template <int Step, size_t... K>
+LSTMX_INLINE void transpose_step(Vec (&rows)[kLanes], std::index_sequence<K...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & Step) continue;
+    const Vec a = rows[i], b = rows[i + Step];
+    rows[i] = __builtin_shufflevector(a, b, int(K & Step ? kLanes + K - Step : K)...);
+    rows[i + Step] = __builtin_shufflevector(a, b, int(K & Step ? kLanes + K : K + Step)...);
+  }
+  if constexpr (Step > 1) transpose_step<Step / 2>(rows, std::index_sequence<K...>{});
+}
+
+// A square of as many vectors as they have lanes.
+LSTMX_INLINE void transpose(Vec (&rows)[kLanes]) {
+  transpose_step<kLanes / 2>(rows, std::make_index_sequence<kLanes>{});
 }
 
 LSTMX_INLINE Vec splat(float x) { return x - Vec{}; }

@@ -4,7 +4,12 @@
 // What an item computes does not depend on who runs it, so neither do the results.
 #pragma once
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,6 +19,15 @@
 #endif
 
 namespace lstmx {
+
+// The core that the thread runs on; -1 where that cannot be known.
+inline int this_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
 
 inline void relax(int& spins) {
   if (++spins > 4000) {
@@ -33,6 +47,7 @@ class Team {
 
   // `schedule` hands a function to another thread; it is called `size - 1` times.
   Team(int size, const Schedule& schedule) : size_(size), state_(std::make_shared<State>()) {
+    state_->callers_core.store(this_core(), std::memory_order_relaxed);
     for (int k = 1; k < size; ++k) {
       schedule([state = state_] { help(*state); });
     }
@@ -54,6 +69,7 @@ class Team {
     state.item = &item;
     state.call = [](const void* item, int64_t k) { (*static_cast<const Item*>(item))(k); };
     state.remaining.store(count, std::memory_order_relaxed);
+    state.callers_core.store(this_core(), std::memory_order_relaxed);
     phase_ = (phase_ + 1) & kMask;
     state.head.store(phase_ << (2 * kBits) | uint64_t(count) << kBits, std::memory_order_release);
     while (take(state)) {
@@ -72,6 +88,7 @@ class Team {
     std::atomic<uint64_t> head{0};
     std::atomic<int64_t> remaining{0};
     std::atomic<bool> finished{false};
+    std::atomic<int> callers_core{-1};
     const void* item = nullptr;
     void (*call)(const void*, int64_t) = nullptr;
   };
@@ -90,7 +107,12 @@ class Team {
   static void help(State& state) {
     int spins = 0;
     while (!state.finished.load(std::memory_order_acquire)) {
-      if (take(state)) {
+      // Often a helper is woken on the caller's core, as the others look busy at that moment. There it would
+      // but slow the caller down; after a short sleep it is woken on a core that is idle by then.
+      const int core = this_core();
+      if (core >= 0 && core == state.callers_core.load(std::memory_order_relaxed)) {
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      } else if (take(state)) {
         spins = 0;
       } else {
         relax(spins);

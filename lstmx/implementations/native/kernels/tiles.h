@@ -83,16 +83,22 @@ struct Transposed {
 
 inline void pack_transposed(float* to, const float* from, const Transposed& shape, int64_t units,
                             int64_t group) {
-  const int64_t first = shape.first(group), width = (shape.first(group + 1) - first) * kLanes;
+  const int64_t first = shape.first(group), vectors = shape.first(group + 1) - first;
   to += first * kLanes * shape.depth();
-  const int64_t begin = first * kLanes, end = std::min(begin + width, shape.features);
   for (int64_t block = 0; block < shape.blocks; ++block) {
-    for (int v = 0; v < shape.gates; ++v, to += kLanes * width) {
-      const int64_t unit = block * kLanes, n = std::min<int64_t>(kLanes, units - unit);
-      if (n < kLanes || end - begin < width) std::fill(to, to + kLanes * width, 0.0f);
-      for (int64_t d = begin; d < end; ++d) {
-        const float* row = from + d * shape.gates * units + v * units + unit;
-        for (int64_t u = 0; u < n; ++u) to[u * width + d - begin] = row[u];
+    const int64_t unit = block * kLanes;
+    const int n = int(std::min<int64_t>(kLanes, units - unit));
+    for (int g = 0; g < shape.gates; ++g, to += kLanes * vectors * kLanes) {
+      for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t feature = (first + v) * kLanes;
+        Vec rows[kLanes];
+        for (int d = 0; d < kLanes; ++d) {
+          const bool there = feature + d < shape.features;
+          const float* row = from + (feature + d) * shape.gates * units + g * units + unit;
+          rows[d] = there ? load(row, n) : Vec{};
+        }
+        transpose(rows);
+        for (int u = 0; u < kLanes; ++u) store(to + (u * vectors + v) * kLanes, rows[u]);
       }
     }
   }
