@@ -108,14 +108,13 @@ def _compiler() -> list[str]:
 
 def cache_folder() -> Path:
     """Where compiled libraries are kept: a folder that this user alone can write."""
-    named = os.environ.get("LSTMX_CACHE_DIR")
-    parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(named) if named else Path(parent) / "lstmx"
+    named, parent = os.environ.get("LSTMX_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
     try:
+        folder = Path(named) if named else Path(parent or Path.home() / ".cache") / "lstmx"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # there may be no home
         raise UnavailableError(
             f"finds no writable cache ({error}); set LSTMX_CACHE_DIR to a folder"
         ) from error

@@ -9,7 +9,6 @@
 #endif
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -47,7 +46,6 @@ class Team {
 
   // `schedule` hands a function to another thread; it is called `size - 1` times.
   Team(int size, const Schedule& schedule) : size_(size), state_(std::make_shared<State>()) {
-    state_->callers_core.store(this_core(), std::memory_order_relaxed);
     for (int k = 1; k < size; ++k) {
       schedule([state = state_] { help(*state); });
     }
@@ -69,7 +67,6 @@ class Team {
     state.item = &item;
     state.call = [](const void* item, int64_t k) { (*static_cast<const Item*>(item))(k); };
     state.remaining.store(count, std::memory_order_relaxed);
-    state.callers_core.store(this_core(), std::memory_order_relaxed);
     phase_ = (phase_ + 1) & kMask;
     state.head.store(phase_ << (2 * kBits) | uint64_t(count) << kBits, std::memory_order_release);
     while (take(state)) {
@@ -88,7 +85,6 @@ class Team {
     std::atomic<uint64_t> head{0};
     std::atomic<int64_t> remaining{0};
     std::atomic<bool> finished{false};
-    std::atomic<int> callers_core{-1};
     const void* item = nullptr;
     void (*call)(const void*, int64_t) = nullptr;
   };
@@ -107,12 +103,7 @@ class Team {
   static void help(State& state) {
     int spins = 0;
     while (!state.finished.load(std::memory_order_acquire)) {
-      // Often a helper is woken on the caller's core, as the others look busy at that moment. There it would
-      // but slow the caller down; after a short sleep it is woken on a core that is idle by then.
-      const int core = this_core();
-      if (core >= 0 && core == state.callers_core.load(std::memory_order_relaxed)) {
-        std::this_thread::sleep_for(std::chrono::microseconds(20));
-      } else if (take(state)) {
+      if (take(state)) {
         spins = 0;
       } else {
         relax(spins);
