@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from lstmx.cells import base
-from lstmx.cells.base import Cell, PyTree, State, output_size
+from lstmx.cells.base import Cell, Params, PyTree, State, output_size
+from lstmx.cells.lstm import LSTMState
+from lstmx.implementations import choice, cudnn
 from lstmx.scan import scan, step
 
 
@@ -121,6 +123,10 @@ class Bidirectional:
         **options,
     ):
         """See `lstmx.scan`."""
+        flags = {"lengths": lengths, "mask": mask, "resets": resets}
+        whole = _in_one_call(self, params, xs, initial_state, key, **flags, reverse=reverse, **options)
+        if whole is not None:
+            return whole
         states = (None, None) if initial_state is None else initial_state
         keys = (None, None) if key is None else jax.random.split(key)
 
@@ -241,6 +247,9 @@ class Stack:
 
     def scan(self, params, xs, initial_state=None, *, key=None, **options):
         """See `lstmx.scan`."""
+        whole = _in_one_call(self, params, xs, initial_state, key, **options)
+        if whole is not None:
+            return whole
 
         def run(k, layer, p, state, inputs):
             layer_key = None if key is None else jax.random.fold_in(key, 2 * k)
@@ -326,6 +335,59 @@ def is_stochastic(network) -> bool:
       (False, True)
     """
     return getattr(network, "is_stochastic", False)
+
+
+def _in_one_call(
+    network, params, xs, initial_state, key, *, implementation=None, lengths=None, reverse=False, remat=None,
+    unroll=1, **others,
+):  # fmt: skip
+    """`scan` by one call of cuDNN; None where layers must be run one by one (which may still be refused)."""
+    cells = _cells_by_layer(network)
+    if cells is None or implementation not in (None, "cudnn") or (key is not None and network.is_stochastic):
+        return None
+    if any(value is not None and value is not False for value in others.values()):
+        return None
+    xs = jnp.asarray(xs)
+    whole = base.resolved(cudnn.Layers(cells, getattr(cells[0][0], "dtype", None)), params, xs)
+    job = choice.Job(whole, xs, remat, choice.platform())
+    if cudnn.refusal(job) is not None or choice.choose(job, implementation) != "cudnn":
+        return None
+    own, states = _per_cell(network, params), _per_cell(network, initial_state)
+    if not len(own) == len(states) == len(whole.all_cells):
+        return None
+    batch, found = xs.shape[1:-1], zip(whole.all_cells, own, states, strict=True)
+    leaves = [jax.tree.leaves(start(cell, p, batch) if state is None else state) for cell, p, state in found]
+    shape = (*batch, whole.all_cells[0].hidden_size)
+    if any(list(map(jnp.shape, pair)) != [shape, shape] for pair in leaves):
+        return None
+    state = LSTMState(*map(jnp.stack, zip(*leaves, strict=True)))
+    options = {"lengths": lengths, "reverse": reverse, "remat": remat, "unroll": unroll}
+    final, ys = scan(whole, Params(tuple(own), ()), xs, state, implementation="cudnn", **options)
+    leaves = [leaf for of_cell in zip(*final, strict=True) for leaf in of_cell]
+    return jax.tree.unflatten(jax.tree.structure(network.initial_state()), leaves), ys
+
+
+def _cells_by_layer(network) -> tuple | None:
+    """The cells of each layer, one for each direction; None if layers are joined in other ways."""
+    if isinstance(network, Stack):
+        layers = [_cells_by_layer(layer) for layer in network.layers]
+        if network.connections != "plain" or None in layers:
+            return None
+        return tuple(cells for layer in layers for cells in layer)
+    if isinstance(network, Bidirectional):
+        return (tuple(network.cells),) if network.merge == "concat" else None
+    return ((network,),)
+
+
+def _per_cell(network, entries: PyTree) -> list:
+    """Parameters or states, None where there is none, of the cells in the order of their layers."""
+    parts = getattr(network, "parts", None)
+    if parts is None:
+        return [entries]
+    entries = (None,) * len(parts) if entries is None else entries
+    # What is missing, or one too many, is reported by who runs the layers one by one.
+    pairs = zip(parts, entries, strict=False)
+    return [one for part, entry in pairs for one in _per_cell(part, entry)] + list(entries[len(parts) :])
 
 
 def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

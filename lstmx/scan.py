@@ -56,9 +56,10 @@ def scan(
       reverse: whether time runs backwards. The outputs stay in the order of the inputs, and the final state
         is the one after x_0.
       key: for the noise of regularized cells and networks; None for none (evaluation).
-      implementation: `"reference"` (`lax.scan` and autodiff, every derivative), `"fused"` (a hand-written
-        reverse pass, reverse mode only), `"associative"` (parallel over time, for cells that are linear in
-        their state), or None for the fastest that can do it.
+      implementation: None for the fastest that can do it, or its name: `"native"` (C++ kernels for CPUs,
+        reverse mode only), `"fused"` (a hand-written reverse pass, reverse mode only), `"reference"`
+        (`lax.scan` and autodiff, every derivative), `"associative"` (parallel over time, for cells that are
+        linear in their state), `"cudnn"`, `"pallas"` (kernels for NVIDIA GPUs).
       remat: what the reverse pass recomputes instead of keeping: less memory, more time. `"gates"`: the
         gates, from the states of all steps. An integer n: everything but one state every n steps (nothing
         is copied if n divides T); `"sqrt"`: with n about the root of T, the least memory.
@@ -75,6 +76,8 @@ def scan(
       ValueError: if a shape does not fit, with the rule and the shape; if lengths and mask are given both; if
         segment ids decrease.
       TypeError: if a type does not.
+      NotImplementedError: if an implementation cannot do what it is asked for by name, with the reason and
+        those that can.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -112,7 +115,16 @@ def scan(
     _check_input(cell, params, xs, "time, ", "xs")
     batch = reference.batch_shape(cell, xs)
     cell = resolved(cell, params, xs)
-    implementation = choice.choose(choice.Job(cell, xs, remat, choice.platform()), implementation)
+    given = {
+        "lengths": lengths is not None,
+        "mask": mask is not None,
+        "resets": resets is not None,
+        "segment_ids": segment_ids is not None,
+        "return_states": bool(return_states),
+    }
+    options = tuple(name for name, is_given in given.items() if is_given)
+    job = choice.Job(cell, xs, remat, choice.platform(), options)
+    implementation = choice.choose(job, implementation)
     if segment_ids is not None:
         if not (lengths is mask is resets is None):
             raise ValueError(

@@ -1,22 +1,19 @@
 """The packed weights of `jax.experimental.rnn`, which are those of cuDNN's LSTM.
 
-One vector: of each layer and, within it, each direction the tensors `W_ih` [4H, D] and `W_hh` [4H, H]; then,
-in the same order, the biases `b_ih` and `b_hh` [4H] of all. Gates stand in the order of ours. Of the two
-biases only the sum matters: it is read, and (bias, 0) is written.
+Their order is known to `lstmx.implementations.cudnn` alone. Of the two biases only the sum matters: it is
+read, and (bias, 0) is written.
 """
 
-import math
-from collections.abc import Iterable
+import itertools
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from lstmx.cells import LSTM
 from lstmx.cells.base import Cell, PyTree
 from lstmx.convert.layers import shapes_of, to_network, to_tensors
 from lstmx.convert.tensors import as_array
+from lstmx.implementations import cudnn
 from lstmx.networks import Bidirectional, Stack
 
 
@@ -46,20 +43,11 @@ def from_blob(
       >>> params[1].forward.input["kernel"].shape
       (8, 16)
     """
-    weights = as_array(weights)
+    sizes = input_size, hidden_size, num_layers, bidirectional
     cell = LSTM(hidden_size)
-    shapes = shapes_of(cell, num_layers, bidirectional, input_size)
-    order = _order(shapes)
-    ends = np.cumsum([math.prod(shapes[name]) for name in order])
-    if weights.shape != (ends[-1],):
-        raise ValueError(
-            f"weights must have shape {(int(ends[-1]),)} for input_size={input_size}, "
-            f"hidden_size={hidden_size}, num_layers={num_layers}, bidirectional={bidirectional}, "
-            f"got {weights.shape}"
-        )
-    parts = zip(order, jnp.split(weights, ends[:-1]), strict=True)
-    tensors = {name: part.reshape(shapes[name]) for name, part in parts}
-    return to_network(cell, tensors, num_layers, bidirectional)
+    names = shapes_of(cell, num_layers, bidirectional, input_size)
+    found = itertools.chain(*cudnn.unpack(as_array(weights), *sizes))
+    return to_network(cell, dict(zip(names, found, strict=True)), num_layers, bidirectional)
 
 
 def to_blob(net: Stack | Bidirectional | Cell, params: PyTree) -> jax.Array:
@@ -83,10 +71,5 @@ def to_blob(net: Stack | Bidirectional | Cell, params: PyTree) -> jax.Array:
       >>> to_blob(cell, cell.init(jax.random.key(0), input_size=3)).shape
       (144,)
     """
-    tensors = to_tensors(net, params, "jax.experimental.rnn", {LSTM: set()})
-    return jnp.concatenate([tensors[name].ravel() for name in _order(tensors)])
-
-
-def _order(names: Iterable[str]) -> list[str]:
-    """Torch's names in the order of the vector: all weights, then all biases."""
-    return sorted(names, key=lambda name: name.startswith("bias"))
+    tensors = iter(to_tensors(net, params, "jax.experimental.rnn", {LSTM: set()}).values())
+    return cudnn.pack([cudnn.Tensors(*four) for four in zip(*[tensors] * 4, strict=True)])

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from lstmx.cells.base import Cell
-from lstmx.implementations import associative, fused, native, reference
+from lstmx.implementations import associative, cudnn, fused, native, pallas, reference
 
-Name = Literal["reference", "fused", "associative", "native"]
+Name = Literal["reference", "fused", "associative", "native", "cudnn", "pallas"]
 
 
 class Job(NamedTuple):
@@ -22,6 +22,9 @@ class Job(NamedTuple):
     xs: Any = None  # shape and type of the inputs, [T, *batch, D]
     remat: str | int | None = None
     platform: str = "cpu"
+    options: tuple[
+        str, ...
+    ] = ()  # names of what `scan` was given besides: "mask", "resets", "return_states", ...
 
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -29,10 +32,13 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "fused": fused,
     "associative": associative,
     "native": native,
+    "cudnn": cudnn,
+    "pallas": pallas,
 }
 
 # The order in which they are tried; each refuses the platforms that it is not made for. "native" is at least
-# as fast as "fused" at every shape of docs/benchmarks.md.
+# as fast as "fused" at every shape of docs/benchmarks.md. "cudnn" and "pallas" have not been measured yet: by
+# name alone.
 _PREFERRED = ("associative", "native", "fused")
 
 

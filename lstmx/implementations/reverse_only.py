@@ -18,8 +18,8 @@ _linear_p.multiple_results = True
 def message(name: str) -> str:
     """What forward mode is told by the implementation of this name."""
     return (
-        f'implementation "{name}" has a hand-written reverse pass and no forward-mode derivative (jvp, jacfwd, '
-        'linearize evaluated forwards); use implementation="reference", which has both'
+        f'implementation "{name}" has a hand-written reverse pass and no forward-mode derivative (jvp, '
+        'jacfwd, linearize evaluated forwards); use implementation="reference", which has both'
     )
 
 

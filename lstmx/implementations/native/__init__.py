@@ -95,7 +95,7 @@ def run(
         h=h, c=c, fresh_h=fresh_h, fresh_c=fresh_c,
     )  # fmt: skip
     flags = Flags(*(None if f is None else f.reshape(-1, rows) for f in (sequence.keep, sequence.resets)))
-    shown = _layer(kernel, states and is_lstm, arrays, flags)
+    shown, _ = _forward(kernel, states and is_lstm, False, arrays, flags)
 
     def shaped(leaf, like):
         return leaf.reshape(*leaf.shape[:-2], *batch, units).astype(like.dtype)
@@ -119,11 +119,6 @@ def _slot_biases(cell: LSTM | GRU, params: Params) -> jax.Array:
     return jnp.concatenate([bias[:2] + recurrent[:2], bias[2:], recurrent[2:]])
 
 
-def _layer(kernel: Kernel, wants_cells: bool, arrays: Arrays, flags: Flags) -> Shown:
-    shown, _ = _forward(kernel, wants_cells, False, arrays, flags)
-    return shown
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _forward(kernel, wants_cells, training, arrays, flags):
     """What is shown, and in training the tape."""
@@ -135,6 +130,16 @@ def _forward(kernel, wants_cells, training, arrays, flags):
 def _forward_jvp(kernel, wants_cells, training, primals, tangents):
     arrays, flags = primals
     shown, tape = _forward(kernel, wants_cells, True, arrays, flags)
+    if training:
+        # A second derivative, by the reference. `_backward` alone reads the tape, and its own derivative does
+        # without it.
+        def outputs(arrays):
+            return _by_reference(kernel, arrays, flags, shown)
+
+        return (shown, tape), (
+            jax.jvp(outputs, (arrays,), tangents[:1])[1],
+            jax.tree.map(jnp.zeros_like, tape),
+        )
     residuals, tree = jax.tree.flatten((arrays, flags, shown.ys, tape))
     outputs, output_tree = jax.tree.flatten(shown)
     flat_tangents, tangent_tree = jax.tree.flatten(tangents[0])
@@ -145,11 +150,7 @@ def _forward_jvp(kernel, wants_cells, training, primals, tangents):
         return tangent_tree.flatten_up_to(_backward(kernel, arrays, flags, ys, tape, cotangents))
 
     d_shown = reverse_only.linear_map(reverse, residuals, flat_tangents, outputs, _REFUSAL)
-    # The tape is read by `_backward` alone, whose own derivative does without it.
-    d_tape = jax.tree.map(jnp.zeros_like, tape)
-    if not training:
-        tape = d_tape = None
-    return (shown, tape), (jax.tree.unflatten(output_tree, d_shown), d_tape)
+    return (shown, None), (jax.tree.unflatten(output_tree, d_shown), None)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

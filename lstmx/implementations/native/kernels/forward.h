@@ -12,7 +12,7 @@ namespace lstmx {
 // The weights of a map, block by block; as they are given if that saves packing them for a few steps.
 struct Weights {
   const float* given;
-  const float* packed;  // all blocks, or the last alone if it is not full
+  float* packed;        // all blocks, or the last alone if it is not full
   int64_t rows, units;
   int gates;
   bool all_packed;
@@ -87,15 +87,17 @@ class ForwardPass {
   int64_t chunk_begin(int64_t k) const { return p_.batch * k / chunks_; }
 
   void prepare() {
+    // Packed are all blocks, or the last alone if it is not full.
     const int64_t first = packs_ ? 0 : blocks_ - 1;
-    const bool any = packs_ || p_.units % kLanes;
-    team_.run(any ? blocks_ - first : 0, [&](int64_t k) {
-      float* x = const_cast<float*>(input_.packed) - (packs_ ? 0 : first * p_.features * kGates * kLanes);
-      float* h = const_cast<float*>(recurrent_.packed) - (packs_ ? 0 : first * p_.units * kGates * kLanes);
-      pack_by_unit(x, p_.input, p_.features, p_.units, kGates, first + k);
-      pack_by_unit(h, p_.recurrent, p_.units, p_.units, kGates, first + k);
-    });
-    pack_by_unit_bias();
+    if (packs_ || p_.units % kLanes) {
+      team_.run(blocks_ - first, [&](int64_t k) {
+        for (const Weights& w : {input_, recurrent_}) {
+          float* to = w.packed + (packs_ ? k * w.rows * kGates * kLanes : 0);
+          pack_by_unit(to, w.given, w.rows, w.units, kGates, first + k);
+        }
+      });
+    }
+    pack_bias();
     advise_huge_pages(p_.y, 4 * p_.steps * p_.batch * p_.units);
     advise_huge_pages(p_.cells, 4 * p_.steps * p_.batch * p_.units);
     advise_huge_pages(p_.tape, 4 * p_.steps * p_.batch * blocks_ * kTapeBlock);
@@ -104,7 +106,7 @@ class ForwardPass {
     }
   }
 
-  void pack_by_unit_bias() {
+  void pack_bias() {
     for (int64_t j = 0; j < blocks_; ++j) {
       for (int s = 0; s < kSlots; ++s) {
         store(bias_.data() + (j * kSlots + s) * kLanes, load(p_.bias + s * p_.units + j * kLanes, lanes(j)));

@@ -52,12 +52,11 @@ LSTMX_INLINE void multiply(Vec (&sum)[R][S], const float* const* rows, int64_t c
   }
 }
 
-// The weight of a map as the gates of one vector of units read it, for every vector of units:
-// [H / lanes][K][gates][lanes], from [K, gates * H]. Units beyond H are zero.
+// The weight of a map as the gates of one vector of units read it: [K][gates][lanes], from [K, gates * H].
+// Units beyond H are zero.
 inline void pack_by_unit(float* to, const float* from, int64_t rows, int64_t units, int gates, int64_t block) {
   const int64_t begin = block * kLanes;
   const int n = int(std::min<int64_t>(kLanes, units - begin));
-  to += block * rows * gates * kLanes;
   for (int64_t k = 0; k < rows; ++k, from += gates * units) {
     for (int v = 0; v < gates; ++v, to += kLanes) store(to, load(from + v * units + begin, n));
   }
