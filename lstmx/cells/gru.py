@@ -177,5 +177,5 @@ def _plain_gates_jvp(primals, tangents):
 def _activate(z: jax.Array, r: jax.Array) -> tuple[jax.Array, ...]:
     z_r, z_u, z_n = jnp.split(z, 3, axis=-1)
     r_r, r_u, r_n = jnp.split(r, 3, axis=-1)
-    reset = jax.nn.sigmoid(z_r + r_r)
-    return reset, jax.nn.sigmoid(z_u + r_u), jnp.tanh(z_n + reset * r_n), r_n
+    reset = activations.sigmoid_of_tanh(z_r + r_r)
+    return reset, activations.sigmoid_of_tanh(z_u + r_u), jnp.tanh(z_n + reset * r_n), r_n

@@ -347,4 +347,5 @@ def _plain_gates_jvp(primals, tangents):
 
 def _activate(a: jax.Array) -> tuple[jax.Array, ...]:
     i, f, g, o = jnp.split(a, 4, axis=-1)
-    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    sigmoid = activations.sigmoid_of_tanh
+    return sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)

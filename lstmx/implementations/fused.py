@@ -87,17 +87,11 @@ def _forward(cell, options, params, state, fresh, sequence, locked, *, keeping):
     `keeping` is None, "pullbacks" (of each update) or "gates" (the states, from which the gates are redone).
     """
     show = _shown(cell, options)
-    xs = sequence.xs
     maps, update_params, found = _prepared(cell, params, state, sequence, locked)
-    hoist = _hoists_input_map()
-    if hoist:
-        sequence = sequence._replace(xs=cell.input_map(maps.input, xs))
 
     def step(state, inputs):
         z, keep_t, reset_t, noise_t = inputs
         map_noise, update_noise = noises(locked, noise_t)
-        if not hoist:
-            z = cell.input_map(maps.input, z)
         if reset_t is not None:
             state = select(reset_t, fresh, state)
         r = cell.recurrent_map(maps.recurrent, cell.output(state), *map_noise)
@@ -116,8 +110,33 @@ def _forward(cell, options, params, state, fresh, sequence, locked, *, keeping):
         return state, (emitted, more)
 
     forms: dict[str, Form] = {}
-    state, (emitted, more) = lax.scan(step, state, sequence, reverse=options.reverse, unroll=options.unroll)
+    input_map = functools.partial(cell.input_map, maps.input)
+    chunk = _steps_mapped_at_once(cell, params, sequence.xs)
+    state, (emitted, more) = _loop(step, input_map, chunk, options, state, sequence)
     return state, unpack(forms["shown"], emitted), more, forms["kept"]
+
+
+def _loop(step, input_map, chunk, options, state, sequence):
+    """`lax.scan` of `step`, whose inputs are of a sequence already mapped, `chunk` steps at once."""
+    scan = functools.partial(lax.scan, reverse=options.reverse, unroll=options.unroll)
+
+    def mapped(part):
+        return part._replace(xs=input_map(part.xs))
+
+    if chunk >= sequence.xs.shape[0]:
+        return scan(step, state, mapped(sequence))
+    if chunk == 1:
+        return scan(lambda state, inputs: step(state, mapped(inputs)), state, sequence)
+
+    def body(state, part):
+        part = mapped(part)
+        times = range(jax.tree.leaves(part)[0].shape[0])
+        emitted = {}
+        for t in reversed(times) if options.reverse else times:
+            state, emitted[t] = step(state, jax.tree.map(lambda leaf, t=t: leaf[t], part))
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(emitted[t] for t in times))
+
+    return chunks.loop(body, state, sequence, max(chunk, options.unroll), reverse=options.reverse)
 
 
 def _reverse_in_chunks(cell, options, saved, form, d_final, d_shown):
@@ -172,8 +191,7 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
     to_state = jax.linear_transpose(show, saved.initial)
     output_to_state = jax.linear_transpose(cell.output, saved.initial)
     map_noise, _ = noises(locked, sequence.noise)
-    recurrent_map = lambda y: cell.recurrent_map(maps.recurrent, y, *map_noise)  # noqa: E731
-    _, to_previous_output = jax.vjp(recurrent_map, jnp.zeros(ys_before.shape[1:], ys_before.dtype))
+    to_previous_output = _transposed_recurrent_map(cell, maps.recurrent, ys_before, map_noise)
     accumulate = _accumulates_in_loop(cell, params, xs)
 
     def step(carry, inputs):
@@ -228,6 +246,31 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
     return Params(*d_maps, d_update, d_initial_params), d_initial, d_fresh, dxs
 
 
+def _transposed_recurrent_map(cell, params, ys_before, map_noise):
+    """The transpose of the recurrent map at one step, its kernels laid out as its matmuls read them.
+
+    XLA:CPU multiplies by a transposed kernel at two thirds of its speed (B=20 to 32, H=200 to 650). A
+    transpose outside of the loop would only be a change of layout to it, and no copy: hence the barrier. A
+    single row it multiplies by the kernel as it is, and six times slower by a copy (B=1, H=128).
+    """
+    like = jax.ShapeDtypeStruct(ys_before.shape[1:], ys_before.dtype)
+    turn = jax.default_backend() == "cpu" and math.prod(like.shape[:-1]) > 1
+
+    def turned(leaf):
+        return leaf.T if turn and leaf.ndim == 2 else leaf
+
+    copies = jax.tree.map(lambda leaf: lax.optimization_barrier(turned(leaf)) if turn else leaf, params)
+
+    def transposed(dr):
+        own = jax.tree.map(turned, copies)
+        _, pullback = jax.vjp(
+            lambda y: cell.recurrent_map(own, y, *map_noise), jnp.zeros(like.shape, like.dtype)
+        )
+        return pullback(dr)
+
+    return transposed
+
+
 def _prepared(cell, params, state, sequence, locked):
     """Parameters cast as the loop needs them, and the matmuls that its updates hold."""
     x, _, _, noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), sequence)
@@ -275,11 +318,19 @@ def _redo_gates(cell, saved, states, ys_before, prepared):
     return jax.vmap(redo)(states, zs, rs, sequence.noise), forms["kept"]
 
 
-def _hoists_input_map() -> bool:
-    # One large matmul before the loop saves launches on an accelerator. XLA:CPU emits the gates unvectorised
-    # once a slice of its result is fused into them, and is faster with a matmul in every step: by a tenth in
-    # a trial with B=32, T=128, D=H=256.
-    return jax.default_backend() != "cpu"
+def _steps_mapped_at_once(cell: Cell, params: Params, xs: jax.Array) -> int:
+    """The steps whose input map is one matmul: all, before the loop, or some or one, within it.
+
+    One large matmul before the loop saves launches on an accelerator. XLA:CPU emits the gates unvectorised
+    once a slice of its result is fused into them, and is faster with a matmul in every step, or one for four
+    where the kernel does not stay in the innermost cache: their static slices are vectorised. Time of a
+    forward pass with four, by that with one: 1.0 at D=H=64 (64 KiB of kernel), 0.6 at 128 (B=1), 0.75 at 256,
+    0.95 at 512, 1.0 at 650; 1.1 at D=32, H=64.
+    """
+    if jax.default_backend() != "cpu":
+        return max(xs.shape[0], 1)
+    kernels = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params.input))
+    return 4 if kernels >= 128 * 2**10 and cell.num_feature_axes == 1 else 1
 
 
 def _accumulates_in_loop(cell: Cell, params: Params, xs: jax.Array) -> bool:

@@ -86,11 +86,13 @@ def refusal(job) -> str | None:
         return f"keeps W_hh in shared memory: hidden_size <= {MOST_UNITS}, got {cell.hidden_size}"
     if job.remat not in (None, "gates"):
         return f'takes remat=None or "gates", got {job.remat!r}'
+    if {"resets", "segment_ids"} & set(job.options):
+        return "cannot reset states (resets, segment_ids)"
     if _interpreted.get():
         return None
     if job.platform != "gpu":
         return f"needs an NVIDIA GPU, got platform {job.platform!r}"
-    capability = str(getattr(jax.devices("gpu")[0], "compute_capability", "none"))
+    capability = str(getattr(jax.devices()[0], "compute_capability", "none"))
     if capability.split(".")[0] != "9":
         return f"needs a Hopper GPU (compute capability 9.0), whose wgmma it uses, got {capability}"
     return None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lstmx
+from lstmx.cells import activations, base
 
 cell_types = pytest.mark.parametrize("cell_type", [lstmx.LSTM, lstmx.GRU, lstmx.Elman])
 
@@ -62,3 +63,30 @@ def test_another_key_draws_other_kernels(cell_type):
 def test_fields_cannot_be_set(cell_type):
     with pytest.raises(AttributeError, match="cannot assign"):
         cell_type(4).hidden_size = 5
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (2, 3, 1)])
+def test_one_feature(shape):
+    rng = np.random.default_rng(0)
+    kernel, x = rng.normal(size=(1, 4)).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+    y, pullback = jax.vjp(base.dot, kernel, x)
+    np.testing.assert_allclose(y, x * kernel[0], rtol=1e-6)
+    dy = rng.normal(size=y.shape).astype(np.float32)
+    d_kernel, dx = pullback(dy)
+    np.testing.assert_allclose(d_kernel[0], np.sum((x * dy).reshape(-1, 4), 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dx, np.sum(dy * kernel[0], -1, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+def test_one_feature_stays_a_matmul():
+    # XLA makes an elementwise product of a contraction over one element.
+    text = jax.jit(base.dot).lower(jnp.ones((1, 4)), jnp.ones((3, 1))).as_text()
+    assert "dot_general" in text
+    assert "tensor<3x2xf32>, tensor<2x4xf32>" in text
+
+
+def test_sigmoid_of_tanh():
+    x = np.concatenate([np.linspace(-20, 20, 1001), [-1e30, 1e30, -np.inf, np.inf]]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(activations.sigmoid_of_tanh(x), expected, atol=1.2e-7)
+    assert np.isnan(activations.sigmoid_of_tanh(np.float32(np.nan)))

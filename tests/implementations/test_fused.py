@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ OPTIONS = {
     "reverse, lengths and resets": {"lengths": LENGTHS, "resets": RESETS, "reverse": True},
 }
 
+
+EVERY = (0, 1, 2)  # parameters, xs, state
 
 # Tiny loops: most of the time is the compiler's, and these two options save four fifths of it.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -154,14 +157,59 @@ def test_weight_gradients_added_up_in_the_loop(name, options, forced):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("chunk", [1, 3, 7])  # of seven steps: each alone; two chunks and a rest; all
 @pytest.mark.parametrize("options", ["mask and resets", "reverse, lengths and resets"])
 @remats
 @pytest.mark.usefixtures("double")
-def test_input_map_before_the_loop(name, options, remat, forced):
-    asked = forced("_hoists_input_map", True)
+def test_steps_mapped_at_once(name, chunk, options, remat, forced):
+    asked = forced("_steps_mapped_at_once", chunk)
     got = quick_gradients(*double_case(name), implementation="fused", remat=remat, **OPTIONS[options])
     assert asked
     assert oracles.relative_error(got, expected_gradients(name, options)) <= 1e-12
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+@pytest.mark.usefixtures("double")
+def test_noise_of_steps_mapped_at_once(chunk, forced):
+    regularized = lstmx.Regularized(oracles.make("gru", param_dtype="float64"), hidden_zoneout=0.4)
+    _, case = double_case("gru")
+    options = {"key": jax.random.key(3), "resets": RESETS, "reverse": True}
+    expected = quick_gradients(regularized, case, implementation="reference", **options)
+    without = quick_gradients(regularized, case, implementation="reference", **{**options, "key": None})
+    asked = forced("_steps_mapped_at_once", chunk)
+    got = quick_gradients(regularized, case, implementation="fused", **options)
+    assert asked
+    assert oracles.relative_error(got, expected) <= 1e-12 < oracles.relative_error(got, without)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice made for CPUs")
+@pytest.mark.parametrize(("size", "steps"), [(89, 1), (91, 4)])  # 4 H^2 of 4 bytes: 124 and 129 KiB
+def test_large_kernels_are_read_once_for_several_steps(size, steps):
+    cell = lstmx.LSTM(size, use_bias=False)
+    params = cell.init(jax.random.key(0), size)
+    assert fused._steps_mapped_at_once(cell, params, jnp.zeros((9, 2, size))) == steps
+    state = cell.initial_state((2,))
+    *_, found = forward_loop(cell, (params, jnp.zeros((9, 2, size)), state))
+    assert [v.aval.shape for v in found] == ([(9, 2, size)] if steps == 1 else [(2, 4, 2, size)])
+
+
+def forward_loop(cell, case):
+    """The loop of a run without gradients, and what it writes at every iteration."""
+    scan = functools.partial(lstmx.scan, cell, implementation="fused")
+    closed = jax.make_jaxpr(lambda params, xs, state: scan(params, xs, state)[1])(*case)
+    (loop,) = [e for e in equations(closed.jaxpr) if e.primitive.name == "scan"]
+    return loop, loop.outvars[loop.params["num_carry"] :]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice made for CPUs")
+@pytest.mark.parametrize(("batch", "contracted"), [(1, "1"), (3, "0")])
+def test_backward_steps_multiply_by_a_copy_that_is_transposed(batch, contracted):
+    cell = lstmx.LSTM(8)
+    case = oracles.random_case(cell, np.random.default_rng(5), batch=(batch,), dtype=np.float32)
+    loss = loss_of(cell, implementation="fused")
+    text = jax.jit(jax.grad(loss, argnums=EVERY)).lower(*case).compile().as_text()
+    dots = re.findall(rf"= f32\[{batch},8\]\S* dot\(.*rhs_contracting_dims={{(\d)}}", text)
+    assert dots == [contracted]
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice made for CPUs")
@@ -241,7 +289,6 @@ def in_a_loop(loss, params, xs, state):
     return jax.lax.scan(descend, (params, xs), length=3)
 
 
-EVERY = (0, 1, 2)
 TRANSFORMS = {
     "grad of grad": lambda loss, *case: jax.grad(
         lambda *case: square(jax.grad(loss, argnums=EVERY)(*case)), argnums=EVERY

@@ -116,6 +116,16 @@ def test_no_less_exact_than_the_reference():
     assert np.mean(errors("pallas")) < 1.25 * np.mean(errors("reference"))
 
 
+def test_long_memory():
+    """A forget gate of 0.999, which bfloat16 rounds to 1, over 60 steps."""
+    params, xs, state = arrays(16, 1, 60)
+    params.input["bias"] = params.input["bias"].at[16:32].set(7)
+    case = params, 0 * xs, state
+    _, (_, _, got) = gradients(cell_of(16), case, implementation="pallas")
+    _, (_, _, want) = exact(16, case)
+    assert_near(got.c, want.c)
+
+
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_types_and_shapes_are_those_of_the_reference(batch):
     params, xs, state = arrays(16, batch, 2)
@@ -212,7 +222,7 @@ def test_refusal(cell, remat, reason):
 )
 def test_needs_hopper(capability, reason, monkeypatch):
     device = dataclasses.make_dataclass("Device", [] if capability is None else ["compute_capability"])
-    monkeypatch.setattr(jax, "devices", lambda platform: [device(*[capability] * (capability is not None))])
+    monkeypatch.setattr(jax, "devices", lambda *_: [device(*[capability] * (capability is not None))])
     pallas._interpreted.set(False)
     refusal = pallas.refusal(choice.Job(cell_of(16), platform="gpu"))
     assert refusal == reason if reason is None else reason in refusal

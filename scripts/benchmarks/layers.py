@@ -1,0 +1,99 @@
+"""The tables of single layers: forward pass, training step, one step of a stream."""
+
+import sys
+from collections.abc import Sequence
+
+from scripts.benchmarks import problems, rivals, tables
+from scripts.benchmarks.problems import Mode, Shape
+from scripts.benchmarks.rivals import OWN, Field
+from scripts.benchmarks.tables import Row, Section
+from scripts.benchmarks.timing import PAUSE, Rival, interleaved
+
+# Seconds below which no step of a loop on a GPU can be: one thread block that keeps the weights to itself.
+_GPU_LATENCY = 0.5e-6
+_HEAD = "B, T, D, H"
+
+
+def sections(shapes: Sequence[Shape], field: Field, peak: float) -> list[Section]:
+    """Times, ratios and compile times of layers, forward and training.
+
+    Args:
+      shapes: the layers.
+      field: the rivals.
+      peak: FLOP/s of the best matmul measured.
+    """
+    return [_section(mode, shapes, field, peak) for mode in problems.MODES]
+
+
+def _section(mode: Mode, shapes: Sequence[Shape], field: Field, peak: float) -> Section:
+    rows, compiling = [], []
+    for shape in shapes:
+        built = built_from(rivals.layers(shape, mode, field))
+        default = rivals.default_implementation(shape, field.dtype)
+        latency = _GPU_LATENCY if field.device == "gpu" else 0.0
+        limit = problems.limit(shape, mode, peak, latency)
+        rows.append(row(str(shape), built, field, default, limit))
+        say(f"{mode} {shape}", rows[-1])
+        compiling.append({name: r.compiling for name, r in built.items() if _is_compiled(name)})
+    what = {
+        "forward": "Forward pass (inference): all outputs and the final state.",
+        "training": "Training step: the mean square of the outputs, and its gradients with respect to all "
+        "parameters and the inputs.",
+    }[mode]
+    text = [
+        f"{what} Milliseconds, medians of {field.rounds} rounds; {field.dtype}.",
+        tables.comparison(_HEAD, rows),
+        "Compilation, in seconds: the first call less a later one.",
+        _compile_table(shapes, compiling),
+    ]
+    title = {"forward": "Forward", "training": "Training"}[mode]
+    return Section(f"{title}, {field.dtype}", "\n\n".join(text))
+
+
+def streaming(shapes: Sequence[Shape], field: Field) -> Section:
+    """The table of single steps of a stream."""
+    rows = []
+    for shape in shapes:
+        built = built_from(rivals.steps(shape, field))
+        rows.append(row(str(shape), built, field, rivals.default_implementation(shape)))
+        say(f"streaming {shape}", rows[-1])
+    text = [
+        "One step of a stream, float32: the state goes in and out, and each step waits until the one before "
+        "is computed. `lstmx` is a jitted `lstmx.scan` over one step, `lstmx.step` that function, jitted. "
+        f"Milliseconds, medians of {field.rounds} rounds.",
+        tables.comparison(_HEAD, rows),
+    ]
+    return Section("Streaming", "\n\n".join(text))
+
+
+def built_from(builders: rivals.Builders) -> dict[str, Rival]:
+    """All rivals, compiled."""
+    return {name: build() for name, build in builders.items()}
+
+
+def row(
+    label: str, built: dict[str, Rival], field: Field, default: str = "", limit: float | None = None
+) -> Row:
+    """A row of measurements; the default implementation's own column is that of lstmx."""
+    times = interleaved(built, field.rounds, 0.0 if field.quick else PAUSE)
+    if default and (field.only is None or default in field.only):
+        times = {OWN: times[OWN], default: times[OWN], **times}
+    return Row(label, times, limit, default)
+
+
+def say(what: str, row: Row) -> None:
+    """Progress, on stderr."""
+    times = ", ".join(f"{name} {tables.milliseconds(min(ts))}" for name, ts in row.times.items())
+    print(f"{what}: {times} (least ms)", file=sys.stderr, flush=True)
+
+
+def _is_compiled(name: str) -> bool:
+    return not name.startswith(("torch", "onnxruntime"))
+
+
+def _compile_table(shapes: Sequence[Shape], compiling: Sequence[dict[str, float]]) -> str:
+    names = list(dict.fromkeys(name for seconds in compiling for name in seconds))
+    lines = [[_HEAD, *names]]
+    for shape, seconds in zip(shapes, compiling, strict=True):
+        lines.append([str(shape), *(f"{seconds[name]:.1f}" if name in seconds else "" for name in names)])
+    return tables.markdown(lines)

@@ -1,0 +1,121 @@
+"""Whole training steps of language models, update included: what a user waits for."""
+
+import dataclasses
+import statistics
+
+import jax
+import numpy as np
+
+from experiments import char_lm
+from experiments.tasks.language_model import CharLM
+from lstmx.data import CharVocabulary
+from lstmx.training import OptimizerConfig, init_state, make_keys, make_optimizer, make_step
+from scripts.benchmarks import layers, rivals, tables, timing
+from scripts.benchmarks.rivals import OWN, Builders, Field
+from scripts.benchmarks.tables import Row, Section
+from scripts.benchmarks.timing import Run
+
+# As many symbols as Tiny Shakespeare has, and as the Penn Treebank of Mikolov et al. 2010.
+_CHARACTERS, _WORDS = 65, 10_000
+
+# The medium model of Zaremba et al. 2014.
+WORD_MODEL = char_lm.Config(
+    data=char_lm.DataConfig(batch_size=20, window=35),
+    model=char_lm.ModelConfig(embedding_size=650, hidden_size=650, num_layers=2, dropout_rate=0.5),
+    optimizer=OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, clip_norm=5.0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A language model, how it is trained and its number of symbols."""
+
+    name: str
+    config: char_lm.Config
+    vocabulary: int
+
+    @property
+    def label(self) -> str:
+        """The problem, in a line."""
+        data, model = self.config.data, self.config.model
+        return (
+            f"{self.name}: {model.num_layers} x {model.hidden_size} units, B = {data.batch_size}, "
+            f"T = {data.window}, V = {self.vocabulary:,}, {self.config.optimizer.name}"
+        )
+
+
+def problems(quick: bool) -> list[Problem]:
+    """char_lm as it stands, and the word model."""
+    if quick:
+        return [Problem("char_lm", char_lm.PRESETS["tiny"], 20)]
+    return [Problem("char_lm", char_lm.Config(), _CHARACTERS), Problem("word model", WORD_MODEL, _WORDS)]
+
+
+def section(field: Field) -> Section:
+    """The table of whole training steps."""
+    rows, rates = [], []
+    for problem in problems(field.quick):
+        rows.append(
+            layers.row(problem.label, layers.built_from(field.asked(_builders(problem, field))), field)
+        )
+        layers.say(rows[-1].label, rows[-1])
+        rates.append(_rates(problem, rows[-1]))
+    text = [
+        "A whole training step as users run it: embedding, dropout, recurrent layers, softmax, gradients, "
+        "clipping and the update, the state carried from batch to batch. Ours is the step of "
+        "`scripts/train.py`, with the metrics that it logs; torch's is the same model with torch.nn.LSTM, "
+        f"its fused optimizer and clip_grad_norm_. Milliseconds, medians of {field.rounds} rounds.",
+        tables.comparison("model", rows),
+        "Symbols a second:\n\n" + "\n".join(rates),
+    ]
+    return Section("Models", "\n\n".join(text))
+
+
+def _rates(problem: Problem, row: Row) -> str:
+    symbols = problem.config.data.batch_size * problem.config.data.window
+    rates = [f"{name} {symbols / statistics.median(ts):,.0f}" for name, ts in row.times.items()]
+    return f"* {problem.name}: {', '.join(rates)}"
+
+
+def _builders(problem: Problem, field: Field) -> Builders:
+    config = problem.config
+    model = {
+        "vocabulary": problem.vocabulary,
+        "embedding": config.model.embedding_size,
+        "units": config.model.hidden_size,
+        "layers": config.model.num_layers,
+        "dropout": config.model.dropout_rate,
+    }
+    optimizer = "sgd" if config.optimizer.name == "sgd" else "adam"
+    tokens = (config.data.window, config.data.batch_size)
+    arguments = (tokens, model, optimizer, config.optimizer.learning_rate, config.optimizer.clip_norm)
+    return {
+        OWN: lambda: timing.rival(lstmx_step(problem)),
+        **rivals.torch_pair("model_step", (*arguments, field.torch_device), field),
+    }
+
+
+def lstmx_step(problem: Problem) -> Run:
+    """A run of the training step of a language model, as the training loop compiles it."""
+    config = problem.config
+    # Symbols that are words here: the model only counts them.
+    symbols = "".join(chr(0x4E00 + k) for k in range(problem.vocabulary))
+    task = CharLM(config, CharVocabulary(symbols), {})
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
+    keys = make_keys(config.seed)
+    state = init_state(task, optimizer, keys.init)
+    step = make_step(task.loss, optimizer, schedule)
+    sizes = (config.data.batch_size, config.data.window)
+    rng = np.random.default_rng(0)
+    batch = {
+        "inputs": rng.integers(0, problem.vocabulary, sizes, np.int32),
+        "targets": rng.integers(0, problem.vocabulary, sizes, np.int32),
+        "resets": np.zeros(sizes, bool),
+    }
+
+    def run():
+        nonlocal state
+        state, metrics = jax.block_until_ready(step(state, batch, keys.step))
+        return metrics
+
+    return run

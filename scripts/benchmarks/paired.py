@@ -1,0 +1,84 @@
+"""A second process that runs torch with denormal numbers flushed to zero, round by round with this one.
+
+torch.set_flush_denormal holds for the thread that calls it and for those that it starts afterwards. Threads
+that torch has started already keep their mode, so that switching it to and fro in one process would measure
+something else: here it is set before torch starts any. The two processes speak in lines of JSON.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks.timing import Rival, rival, settle_allocator
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class PairedProcess:
+    """The second process; a context manager. It keeps all rivals made in it.
+
+    Args:
+      flush: whether denormals are flushed there.
+    """
+
+    def __init__(self, flush: bool):
+        self._flush = flush
+
+    def __enter__(self):
+        command = [sys.executable, "-m", "scripts.benchmarks.paired", *(["--flush"] if self._flush else [])]
+        self._process = subprocess.Popen(
+            command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def rival(self, function: str, *arguments: Any) -> Rival:
+        """A function of torch_rivals.py with its arguments, built and timed over there."""
+        number, compiling = self._ask({"function": function, "arguments": arguments})
+        return Rival(lambda runs: self._ask({"rival": number, "runs": runs}), compiling)
+
+    def flushes_denormals(self) -> bool:
+        """Whether it does so, in all its threads; not every processor can."""
+        return self._ask({"flushes": True})
+
+    def _ask(self, question: dict) -> Any:
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the missing answer says so
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the paired process has ended, exit status {self._process.wait()}")
+        return json.loads(answer)
+
+
+def serve() -> None:
+    """Answers the questions on stdin until it is closed."""
+    import torch
+
+    torch.set_flush_denormal("--flush" in sys.argv)
+    from scripts.benchmarks import torch_rivals
+
+    settle_allocator()
+    rivals = []
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "runs" in question:
+            answer = rivals[question["rival"]].time(question["runs"])
+        elif "flushes" in question:
+            answer = torch_rivals.flushes_denormals()
+        else:
+            rivals.append(rival(getattr(torch_rivals, question["function"])(*question["arguments"])))
+            answer = len(rivals) - 1, rivals[-1].compiling
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

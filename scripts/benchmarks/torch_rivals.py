@@ -1,0 +1,180 @@
+"""torch's side. It imports neither jax nor lstmx: a second process runs it as well (see paired.py)."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from scripts.benchmarks.problems import Mode, Shape, arrays, threads
+from scripts.benchmarks.timing import Run
+
+
+def layer(sizes: Sequence[int], mode: Mode, device: str = "cpu", dtype: str = "float32") -> Run:
+    """A run of torch.nn.LSTM, with oneDNN or cuDNN where torch has it."""
+    shape = Shape(*sizes)
+    lstm = _lstm(shape, device, dtype)
+    xs = torch.tensor(arrays(shape).xs).to(device, getattr(torch, dtype))
+    if mode == "forward":
+        return _inference(lambda: lstm(xs), device)
+    xs.requires_grad_()
+    return _training(lstm, xs, lambda: lstm(xs)[0].float().square().mean(), device)
+
+
+def step(sizes: Sequence[int], module: str) -> Run:
+    """A run that moves a stream on by one step: by `"LSTM"`, or by the cell, `"LSTMCell"`."""
+    shape = Shape(*sizes)
+    lstm = _lstm(shape, "cpu", "float32")
+    x = torch.tensor(arrays(shape).xs)
+    state = (torch.zeros(1, shape.batch, shape.units),) * 2
+    if module == "LSTMCell":
+        cell = torch.nn.LSTMCell(shape.features, shape.units)
+        cell.load_state_dict({name.removesuffix("_l0"): p for name, p in lstm.state_dict().items()})
+        x, state = x[0], tuple(part[0] for part in state)
+
+    def run():
+        nonlocal state
+        with torch.inference_mode():
+            if module == "LSTMCell":
+                state = cell(x, state)
+            else:
+                _, state = lstm(x, state)
+        return state
+
+    return run
+
+
+def ragged(sizes: Sequence[int], rows: Sequence[int], packed: bool, device: str = "cpu") -> Run:
+    """A training step over rows of unequal length: packed beforehand, or padded, the padding computed too."""
+    shape = Shape(*sizes)
+    lstm = _lstm(shape, device, "float32")
+    xs = torch.tensor(arrays(shape).xs)
+    rows = torch.tensor(np.asarray(rows), dtype=torch.int64)
+    if packed:
+        sequence = torch.nn.utils.rnn.pack_padded_sequence(xs, rows, enforce_sorted=False).to(device)
+        data = sequence.data.detach().requires_grad_()
+        sequence = sequence._replace(data=data)
+        return _training(lstm, data, lambda: lstm(sequence)[0].data.square().mean(), device)
+    keep = (torch.arange(shape.steps)[:, None] < rows)[..., None].to(device)
+    count = int(rows.sum()) * shape.units
+    xs = xs.to(device).requires_grad_()
+    return _training(lstm, xs, lambda: (lstm(xs)[0] * keep).square().sum() / count, device)
+
+
+class LanguageModel(torch.nn.Module):
+    """Embedding, stacked LSTM and softmax, dropout at the places of `lstmx.models.LanguageModel`."""
+
+    def __init__(self, vocabulary: int, embedding: int, units: int, layers: int, dropout: float):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(vocabulary, embedding)
+        self.lstm = torch.nn.LSTM(embedding, units, layers, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.output = torch.nn.Linear(units, vocabulary)
+
+    def forward(self, tokens, state=None):
+        """Logits `[T, B, V]` and the state, of tokens `[T, B]`."""
+        ys, state = self.lstm(self.dropout(self.embedding(tokens)), state)
+        return self.output(self.dropout(ys)), state
+
+
+def model_step(
+    tokens: Sequence[int], model: dict, optimizer: str, learning_rate: float, clip: float, device: str = "cpu"
+) -> Run:
+    """A whole training step of a language model: loss, gradients, clipping, update, the state carried on.
+
+    Args:
+      tokens: T and B.
+      model: arguments of LanguageModel.
+      optimizer: `"adam"` or `"sgd"`, in torch's fused form.
+      learning_rate: of all steps.
+      clip: the largest global norm of the gradient.
+      device: torch's name of it.
+    """
+    torch.set_num_threads(threads())
+    torch.manual_seed(0)
+    network = LanguageModel(**model).to(device)
+    rule = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
+    update = rule(network.parameters(), lr=learning_rate, fused=True)
+    rng = np.random.default_rng(0)
+    inputs, targets = (
+        torch.tensor(rng.integers(0, model["vocabulary"], tuple(tokens))).to(device) for _ in range(2)
+    )
+    state = None
+
+    def run():
+        nonlocal state
+        update.zero_grad(set_to_none=True)
+        logits, state = network(inputs, state)
+        state = tuple(part.detach() for part in state)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        update.step()
+        _synchronized(device)
+        return loss.detach()
+
+    return run
+
+
+def matmul(size: int) -> Run:
+    """A square matmul in float32."""
+    torch.set_num_threads(threads())
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return _inference(lambda: a @ b, "cpu")
+
+
+def flushes_denormals() -> bool:
+    """Whether denormal numbers count as zero, in every thread."""
+    torch.set_num_threads(threads())
+    return bool((torch.full((1 << 20,), 1e-39) * 1.0 == 0).all())
+
+
+def parameters(shape: Shape) -> dict[str, torch.Tensor]:
+    """The weights of a shape under torch's names."""
+    _, kernel, recurrent, bias = map(torch.tensor, arrays(shape))
+    # Of torch's two biases only the sum matters.
+    return {
+        "weight_ih_l0": kernel.T.contiguous(),
+        "weight_hh_l0": recurrent.T.contiguous(),
+        "bias_ih_l0": bias,
+        "bias_hh_l0": torch.zeros_like(bias),
+    }
+
+
+def _lstm(shape: Shape, device: str, dtype: str) -> torch.nn.LSTM:
+    torch.set_num_threads(threads())
+    lstm = torch.nn.LSTM(shape.features, shape.units)
+    lstm.load_state_dict(parameters(shape))
+    return lstm.to(device, getattr(torch, dtype))
+
+
+def _inference(call: Callable[[], object], device: str) -> Run:
+    def run():
+        with torch.inference_mode():
+            result = call()
+        _synchronized(device)
+        return result
+
+    return run
+
+
+def _training(module, inputs, loss: Callable[[], torch.Tensor], device: str) -> Run:
+    def run():
+        module.zero_grad(set_to_none=True)
+        inputs.grad = None
+        value = loss()
+        value.backward()
+        _synchronized(device)
+        return value, (module, inputs)
+
+    return run
+
+
+@functools.cache
+def _is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _synchronized(device: str) -> None:
+    if _is_cuda(device):
+        torch.cuda.synchronize()
