@@ -44,7 +44,7 @@ def main() -> None:
         machine.choose_device(arguments.device)
     except RuntimeError as error:
         sys.exit(str(error))
-    start = time.perf_counter()
+    before, start = machine.busy(), time.perf_counter()
     rounds = 2 if arguments.quick else arguments.rounds
     with rivals.field(arguments.device, arguments.rivals, rounds=rounds, quick=arguments.quick) as field:
         timing.settle_allocator()
@@ -58,8 +58,13 @@ def main() -> None:
         ]
     command = ["python", *sys.argv]
     seconds = time.perf_counter() - start
-    text = report.page(command, machine.description(), peaks, field, seconds, sections)
+    others = None if before is None else machine.others_share(before, machine.busy())
+    text = report.page(command, machine.description(), peaks, field, seconds, others, sections)
     print(text)
+    if others is not None and others > report.MUCH:
+        print(
+            f"other processes took {others:.0%} of the processors: do not trust these times", file=sys.stderr
+        )
     if arguments.output:
         report.write(arguments.output, text, sections)
 

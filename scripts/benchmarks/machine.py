@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from scripts.benchmarks import problems, timing
 from scripts.benchmarks.rivals import Field
 
+_STAT = Path("/proc/stat")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "onnxruntime", "numpy")
 
 
@@ -33,6 +36,38 @@ def choose_device(device: str) -> None:
         raise RuntimeError(
             f"--device gpu: jax finds no GPU on this machine, its platform is {found}{because}"
         )
+
+
+class Busy(NamedTuple):
+    """Processor seconds spent up to now: by this process and those that it has waited for, and by all."""
+
+    own: float
+    all: float
+    clock: float
+
+
+def busy(stat: str | None = None) -> Busy | None:
+    """The processor seconds up to now; None where the system does not tell.
+
+    Args:
+      stat: what /proc/stat says, None to read it.
+    """
+    if stat is None:
+        if not _STAT.exists():
+            return None
+        stat = _STAT.read_text()
+    # user nice system idle iowait irq softirq steal
+    ticks = [int(number) for number in stat.split("\n", 1)[0].split()[1:9]]
+    waiting = ticks[3] + ticks[4]
+    times = os.times()
+    own = times.user + times.system + times.children_user + times.children_system
+    return Busy(own, (sum(ticks) - waiting) / os.sysconf("SC_CLK_TCK"), time.perf_counter())
+
+
+def others_share(before: Busy, after: Busy) -> float:
+    """The share of this process's processors that others took, from 0 to 1."""
+    others = (after.all - before.all) - (after.own - before.own)
+    return max(0.0, others / (after.clock - before.clock) / problems.threads())
 
 
 def description() -> str:

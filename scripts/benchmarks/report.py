@@ -8,6 +8,9 @@ from pathlib import Path
 from scripts.benchmarks.rivals import Field
 from scripts.benchmarks.tables import Section
 
+# From here on the work of others is no mere noise.
+MUCH = 0.03
+
 _METHOD = """\
 All rivals of a problem are built and compiled first, and then run in turn, round after round, so that
 whatever else the machine does hits them alike; each is timed after a pause and an untimed run, several times
@@ -37,6 +40,7 @@ def page(
     peaks: Mapping[str, float],
     field: Field,
     seconds: float,
+    others: float | None,
     sections: Sequence[Section],
 ) -> str:
     """The whole page in Markdown.
@@ -47,12 +51,14 @@ def page(
       peaks: FLOP/s of the best matmul by type; the limit is made of them, where there is one.
       field: the rivals that took part.
       seconds: how long it took.
+      others: the share of the processors that other processes took meanwhile, None if it is not known.
       sections: what was measured.
     """
     parts = [
         "# Benchmarks",
         f"Made by\n\n    {shlex.join(command)}\n\non {datetime.date.today()}, in {seconds / 60:.1f} minutes: "
         f"{machine}.",
+        "" if others is None else _disturbance(others),
         _METHOD,
         "\n".join(_RIVALS[name] for name in field.present),
         _ON_GPU if field.device == "gpu" else "",
@@ -67,6 +73,16 @@ def page(
     for section in sections:
         parts += [f"## {section.title}", section.text]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _disturbance(others: float) -> str:
+    text = f"Other processes took {others:.1%} of the processors meanwhile."
+    if others < MUCH:
+        return text
+    return (
+        f"**{text} Do not trust these times**: those whose threads wait for one another at every step, as "
+        "torch's do, suffer the most."
+    )
 
 
 def write(output: Path, text: str, sections: Sequence[Section]) -> None:

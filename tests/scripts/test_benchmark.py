@@ -1,5 +1,6 @@
 """The benchmark measures what it says: one function for all, ratios of the same rounds, an honest page."""
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -20,6 +21,7 @@ from scripts import benchmark  # noqa: E402
 from scripts.benchmarks import (  # noqa: E402
     chart,
     layers,
+    machine,
     memory,
     models,
     problems,
@@ -308,16 +310,33 @@ def test_charts_show_their_points(logarithmic):
 def test_the_page_tells_of_what_took_part(tmp_path):
     field = rivals.Field(torch=True, only=("torch",))
     sections = [Section("Scaling", "text", {"page-t.svg": "<svg/>"})]
-    text = report.page(["python", "a b"], "a machine", {}, field, 90.0, sections)
+    text = report.page(["python", "a b"], "a machine", {}, field, 90.0, 0.004, sections)
     assert text.startswith("# Benchmarks\n")
     assert "    python 'a b'" in text
     assert "in 1.5 minutes: a machine." in text
     assert "## Scaling\n\ntext" in text
     assert "torch is" in text
     assert not any(word in text for word in ("Flax is", "onnxruntime runs", "flush", "limit"))
-    assert "400 GFLOP/s in float32" in report.page([], "", {"float32": 4e11}, field, 1.0, [])
+    assert "400 GFLOP/s in float32" in report.page([], "", {"float32": 4e11}, field, 1.0, None, [])
+    assert "Other processes took 0.4% of the processors meanwhile.\n" in text
+    assert "Do not trust" not in text
+    assert "took 10.0% of the processors meanwhile. Do not trust" in report.page(
+        [], "", {}, field, 1.0, 0.1, []
+    )
     report.write(tmp_path / "new" / "page.md", text, sections)
     assert (tmp_path / "new" / "page-t.svg").read_text() == "<svg/>"
+
+
+def test_the_work_of_others_is_noticed(monkeypatch):
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = "cpu  {} 0 {} 999 999 0 0 {} 5 0\ncpu0 7"
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: 10.0)
+    before = machine.busy(stat.format(0, 0, 0))._replace(own=1.0)
+    assert before.all == 0
+    after = machine.busy(stat.format(3 * ticks, ticks, ticks))._replace(own=3.0, clock=15.0)
+    assert after.all == 5.0  # waiting is no work; work that others' virtual machines stole is
+    # 3 of 5 seconds on each of the processors were not our own.
+    assert machine.others_share(before, after) == pytest.approx(3 / 5 / problems.threads())
 
 
 def test_missing_rivals_are_left_out(monkeypatch, capsys):
