@@ -175,8 +175,8 @@ def test_what_does_not_fit_is_refused(case):
 def test_which_implementation_of_a_network():
     minimal = lstmx.Stack((lstmx.MinGRU(4), lstmx.Regularized(lstmx.MinLSTM(4), input_dropout=0.1)))
     assert lstmx.which_implementation(minimal) == "associative"
-    mixed = lstmx.Stack((lstmx.Bidirectional(lstmx.MinGRU(4)), lstmx.LSTM(4)))
+    mixed = lstmx.Stack((lstmx.Bidirectional(lstmx.MinGRU(4)), lstmx.MGU(4)))
     assert lstmx.which_implementation(mixed) == ("associative", "fused")
     assert lstmx.which_implementation(mixed, "reference") == "reference"
-    with pytest.raises(NotImplementedError, match="LSTM has none"):
+    with pytest.raises(NotImplementedError, match="MGU has none"):
         lstmx.which_implementation(mixed, "associative")

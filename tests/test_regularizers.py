@@ -269,7 +269,9 @@ def test_without_a_key_there_is_no_noise():
     inner = lstmx.LSTM(H)
     case = variants.random_case(inner, np.random.default_rng(0), T, (B,), D, np.float32)
     cell = lstmx.Regularized(inner, **rates)
-    assert oracles.relative_error(run(cell, case, None), run(inner, case, None)) == 0
+    # By the same implementation: a regularized cell has no native kernel.
+    plain = run(inner, case, None, implementation="fused")
+    assert oracles.relative_error(run(cell, case, None), plain) == 0
     assert oracles.relative_error(run(cell, case), run(cell, case)) == 0
     for other in (jax.random.key(8), None):
         assert oracles.relative_error(run(cell, case)[1], run(cell, case, other)[1]) > 0.01

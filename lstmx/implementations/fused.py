@@ -249,9 +249,9 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
 def _transposed_recurrent_map(cell, params, ys_before, map_noise):
     """The transpose of the recurrent map at one step, its kernels laid out as its matmuls read them.
 
-    XLA:CPU multiplies by a transposed kernel at two thirds of its speed (B=20 to 32, H=200 to 650). A
-    transpose outside of the loop would only be a change of layout to it, and no copy: hence the barrier. A
-    single row it multiplies by the kernel as it is, and six times slower by a copy (B=1, H=128).
+    XLA:CPU multiplies by a transposed kernel at two thirds of its speed (B=20 to 32, H=200 to 650), so that a
+    copy before the loop pays; a single row it multiplies by the kernel as it is, and six times slower by a
+    copy (B=1, H=128).
     """
     like = jax.ShapeDtypeStruct(ys_before.shape[1:], ys_before.dtype)
     turn = jax.default_backend() == "cpu" and math.prod(like.shape[:-1]) > 1
@@ -259,10 +259,10 @@ def _transposed_recurrent_map(cell, params, ys_before, map_noise):
     def turned(leaf):
         return leaf.T if turn and leaf.ndim == 2 else leaf
 
-    copies = jax.tree.map(lambda leaf: lax.optimization_barrier(turned(leaf)) if turn else leaf, params)
+    copies = jax.tree.map(turned, params)
 
     def transposed(dr):
-        own = jax.tree.map(turned, copies)
+        own = jax.tree.map(turned, copies)  # in the loop, where the matmul takes it in
         _, pullback = jax.vjp(
             lambda y: cell.recurrent_map(own, y, *map_noise), jnp.zeros(like.shape, like.dtype)
         )

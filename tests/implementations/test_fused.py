@@ -193,6 +193,15 @@ def test_large_kernels_are_read_once_for_several_steps(size, steps):
     assert [v.aval.shape for v in found] == ([(9, 2, size)] if steps == 1 else [(2, 4, 2, size)])
 
 
+def test_all_steps_mapped_at_once_is_one_loop(forced):
+    forced("_steps_mapped_at_once", 7)
+    cell = oracles.make("lstm")
+    case = oracles.random_case(cell, np.random.default_rng(5), dtype=np.float32)
+    loop, written = forward_loop(cell, case)
+    assert loop.params["length"] == 7
+    assert [v.aval.shape for v in written] == [(7, 3, 4)]
+
+
 def forward_loop(cell, case):
     """The loop of a run without gradients, and what it writes at every iteration."""
     scan = functools.partial(lstmx.scan, cell, implementation="fused")
