@@ -448,3 +448,28 @@ def test_the_default_on_a_cpu(name):
     assert lstmx.which_implementation(CELLS[name](4)) == "native"
     assert lstmx.which_implementation(CELLS[name](4), remat=4) == "native"
     assert lstmx.which_implementation(CELLS[name](4), remat="gates") == "fused"
+
+
+@compiled
+@pytest.mark.parametrize("cell", [lstmx.LSTM(5), lstmx.GRU(5)])
+def test_an_export_holds_no_kernel(cell):
+    params, xs, state = case_of(cell)
+    leaves, tree = jax.tree.flatten((params, state))
+
+    @jax.jit
+    def step(leaves, xs):
+        def loss(leaves, xs):
+            params, state = jax.tree.unflatten(tree, leaves)
+            ys = lstmx.scan(cell, params, xs, state, lengths=jnp.array([7, 0, 3, 1]))[1]
+            return jnp.sum(jnp.sin(ys))
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(leaves, xs)
+
+    assert lstmx.which_implementation(cell, xs=xs) == "native"
+    assert "lstmx_" in step.lower(leaves, xs).compile().as_text()
+    exported = jax.export.export(step)(leaves, xs)
+    assert "lstmx_" not in str(exported.mlir_module())
+    again = jax.export.deserialize(exported.serialize()).call(leaves, xs)
+    assert error(again, step(leaves, xs)) <= 1e-5
+    for_tpu = jax.export.export(step, platforms=["tpu"])(leaves, xs)
+    assert for_tpu.platforms == ("tpu",)

@@ -7,29 +7,19 @@ caches (`kernels/`). Compiled at first use (`library`).
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lstmx.cells.base import Cell, Params, PyTree, State, with_dtype
+from lstmx.cells.base import Cell, Params, PyTree, State
 from lstmx.cells.gru import GRU
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import fused, reference, reverse_only
 from lstmx.implementations.native import calls, library
-from lstmx.implementations.native.calls import Arrays, Flags, Kernel
+from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Shown, in_jax
 from lstmx.implementations.reference import Sequence, batch_shape
 
 _REFUSAL = reverse_only.message("native")
-
-
-class Shown(NamedTuple):
-    """What a layer returns; `c` and `cells` are None where a cell has none, or they are not asked for."""
-
-    ys: jax.Array  # [T, B, H]
-    h: jax.Array  # [B, H]
-    c: jax.Array | None  # [B, H]
-    cells: jax.Array | None  # c of all steps, [T, B, H]
 
 
 def refusal(job) -> str | None:
@@ -134,7 +124,7 @@ def _forward_jvp(kernel, wants_cells, training, primals, tangents):
         # A second derivative, by the reference. `_backward` alone reads the tape, and its own derivative does
         # without it.
         def outputs(arrays):
-            return _by_reference(kernel, arrays, flags, shown)
+            return in_jax(reference.run, kernel, arrays, flags, wants_cells)
 
         return (shown, tape), (
             jax.jvp(outputs, (arrays,), tangents[:1])[1],
@@ -165,35 +155,10 @@ def _backward_jvp(kernel, primals, tangents):
     arrays, flags, _, _, cotangents = primals
     d_arrays, _, _, _, d_cotangents = tangents
 
+    def outputs(arrays):
+        return in_jax(reference.run, kernel, arrays, flags, cotangents.cells is not None)
+
     def gradients(arrays, cotangents):
-        return jax.vjp(lambda a: _by_reference(kernel, a, flags, cotangents), arrays)[1](cotangents)[0]
+        return jax.vjp(outputs, arrays)[1](cotangents)[0]
 
     return jax.jvp(gradients, (arrays, cotangents), (d_arrays, d_cotangents))
-
-
-def _by_reference(kernel: Kernel, arrays: Arrays, flags: Flags, like: Shown) -> Shown:
-    """The layer in JAX's own operations; of what it can show, what `like` has."""
-    if kernel.name == "lstm":
-        cell, bias = LSTM(kernel.units), arrays.bias.reshape(-1)
-        params = Params({"kernel": arrays.input, "bias": bias}, {"kernel": arrays.recurrent})
-    else:
-        cell, zeros = GRU(kernel.units), jnp.zeros_like(arrays.bias[:2])
-        recurrent = {
-            "kernel": arrays.recurrent,
-            "bias": jnp.concatenate([zeros, arrays.bias[3:]]).reshape(-1),
-        }
-        params = Params({"kernel": arrays.input, "bias": arrays.bias[:3].reshape(-1)}, recurrent)
-
-    def state(h, c):
-        return LSTMState(c=c, h=h) if kernel.name == "lstm" else h
-
-    fresh = state(arrays.h if arrays.fresh_h is None else arrays.fresh_h,
-                  arrays.c if arrays.fresh_c is None else arrays.fresh_c)  # fmt: skip
-    final, states = reference.run(
-        with_dtype(cell, jnp.float32), params, state(arrays.h, arrays.c), fresh,
-        Sequence(arrays.x, flags.keep, flags.resets),
-        reverse=kernel.reverse, unroll=1, remat=None, states=True,
-    )  # fmt: skip
-    if kernel.name == "gru":
-        return Shown(states, final, None, None)
-    return Shown(states.h, final.h, final.c, None if like.cells is None else states.c)

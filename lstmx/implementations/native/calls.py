@@ -2,45 +2,20 @@
 
 import functools
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lstmx.implementations import fused
 from lstmx.implementations.native import library
+from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Shown, in_jax
 
 _KEPT = {"lstm": 5, "gru": 4}  # vectors of the tape for each vector of units, as in kernels/cells.h
-
-
-class Kernel(NamedTuple):
-    """Which kernel, for which layer."""
-
-    name: str  # "lstm" or "gru"
-    units: int
-    reverse: bool
-
-
-class Arrays(NamedTuple):
-    """What a layer computes from, float32; what a cell or a call does not have is None."""
-
-    x: jax.Array  # [T, B, D]
-    input: jax.Array  # [D, gates * H]
-    recurrent: jax.Array  # [H, gates * H]
-    bias: jax.Array  # [4, H]
-    h: jax.Array  # [B, H]
-    c: jax.Array | None  # [B, H]
-    fresh_h: jax.Array | None  # [B, H]
-    fresh_c: jax.Array | None  # [B, H]
-
-
-class Flags(NamedTuple):
-    """Which steps exist, and before which the state is made fresh; bool `[T, B]` or None."""
-
-    keep: jax.Array | None
-    resets: jax.Array | None
 
 
 # Axes by letters: t time, b batch, d input features, g gates * H, h units, s slots, w floats of the tape of a
@@ -74,15 +49,11 @@ def _present(leaves, dtype=jnp.float32) -> list[jax.Array]:
 def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
     """The function of a list of arrays that calls the kernel."""
     operands = [*_ARRAYS, *_FLAGS, *(("tbh", "tbw", "tbh", "bh", "bh", "tbh") if backward else ())]
-    target = f"lstmx_{kernel.name}_{'backward' if backward else 'forward'}"
 
     def on_one_device(*arrays):
         sizes = _sizes(kernel, operands, arrays)
-        shapes = [
-            jax.ShapeDtypeStruct(tuple(0 if a == "0" else sizes[a] for a in axes), jnp.float32)
-            for axes in outputs
-        ]
-        return jax.ffi.ffi_call(target, shapes)(*arrays, reverse=kernel.reverse)
+        shapes = tuple(tuple(0 if a == "0" else sizes[a] for a in axes) for axes in outputs)
+        return _kernel_p.bind(*arrays, kernel=kernel, backward=backward, shapes=shapes)
 
     sharded = _over_devices(on_one_device, operands, outputs)
 
@@ -107,6 +78,70 @@ def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
         ]
 
     return call
+
+
+# The call into C++. Elsewhere than on a CPU, and in what is exported for other machines, which do not have
+# this one's kernels, the same in JAX's operations takes its place.
+_kernel_p = Primitive("lstmx_native")
+_kernel_p.multiple_results = True
+
+
+def _lower(ctx, *operands, kernel, backward, shapes):
+    module = ctx.module_context
+    if tuple(module.platforms) == ("cpu",) and not module.lowering_parameters.for_export:
+        target = f"lstmx_{kernel.name}_{'backward' if backward else 'forward'}"
+        return jax.ffi.ffi_lowering(target)(ctx, *operands, reverse=kernel.reverse)
+    function = functools.partial(_backward_in_jax if backward else _forward_in_jax, kernel, shapes)
+    return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "backward", "shapes"))
+def _compiled(*operands, **params):
+    return _kernel_p.bind(*operands, **params)
+
+
+def _shapes(*_, shapes, **__):
+    return [jax.core.ShapedArray(shape, jnp.float32) for shape in shapes]
+
+
+_kernel_p.def_abstract_eval(_shapes)
+_kernel_p.def_impl(_compiled)
+mlir.register_lowering(_kernel_p, _lower)
+
+
+def _forward_in_jax(kernel, shapes, *operands):
+    arrays, flags, _ = _unpacked(operands)
+    wants_cells = 0 not in shapes[-1]
+    ys, h, c, cells = in_jax(_fused, kernel, arrays, flags, wants_cells)
+    # Nothing will read the tape.
+    return _filled((ys, h, c, None, cells), shapes)
+
+
+def _backward_in_jax(kernel, shapes, *operands):
+    arrays, flags, (_, _, *cotangents) = _unpacked(operands)
+    cotangents = Shown(*cotangents)
+
+    def outputs(arrays):
+        return in_jax(_fused, kernel, arrays, flags, cotangents.cells is not None)
+
+    return _filled(jax.vjp(outputs, arrays)[1](cotangents)[0], shapes)
+
+
+_fused = functools.partial(fused.run, locked=None)
+
+
+def _unpacked(operands) -> tuple[Arrays, Flags, list]:
+    leaves = [leaf if leaf.size else None for leaf in operands]
+    flags = len(_ARRAYS)
+    rest = flags + len(_FLAGS)
+    return Arrays(*leaves[:flags]), Flags(*leaves[flags:rest]), leaves[rest:]
+
+
+def _filled(leaves, shapes) -> list[jax.Array]:
+    return [
+        jnp.zeros(shape, jnp.float32) if leaf is None else leaf
+        for leaf, shape in zip(leaves, shapes, strict=True)
+    ]
 
 
 def _sizes(kernel: Kernel, operands, arrays) -> dict[str, int]:

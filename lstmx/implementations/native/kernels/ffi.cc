@@ -39,7 +39,7 @@ ffi::Error run(const Call& call, int gates, ffi::ThreadPool& pool) {
   const double work = 2.0 * call.steps * call.batch * gates * call.units * (call.units + call.features);
   const int size = work < kWorthATeam ? 1 : int(std::max<int64_t>(1, pool.num_threads()));
   try {
-    Team team(size, [size](std::function<void()> f) { Helpers::instance().offer(std::move(f), size - 1); });
+    Team team(size, [k = 0](std::function<void()> f) mutable { Helpers::instance().offer(std::move(f), k++); });
     Pass(call, team).run();
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lstmx: out of memory in a native kernel");

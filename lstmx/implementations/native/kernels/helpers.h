@@ -39,17 +39,15 @@ class Helpers {
     return *helpers;
   }
 
-  // Gives work to a helper that has none; drops it if the first `most` all have.
-  void offer(std::function<void()> work, int most) {
+  // Gives work to helper k, counted from 0; drops it if that one is busy.
+  void offer(std::function<void()> work, int k) {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (int k = 0; k < most; ++k) {
-      if (k == int(helpers_.size())) {
-        auto helper = std::make_unique<Helper>();
-        if (!start(helper.get())) return;
-        helpers_.push_back(std::move(helper));
-      }
-      if (helpers_[k]->accept(work)) return;
+    while (k >= int(helpers_.size())) {
+      auto helper = std::make_unique<Helper>();
+      if (!start(helper.get())) return;
+      helpers_.push_back(std::move(helper));
     }
+    helpers_[k]->accept(std::move(work));
   }
 
  private:
@@ -64,16 +62,15 @@ class Helpers {
     std::atomic<bool> has_work{false}, is_busy{false};
 
     // Work that it has not begun yet is that of a call which is over, or will be soon: it gives way.
-    bool accept(const std::function<void()>& given) {
-      if (is_busy.load(std::memory_order_acquire)) return false;
+    void accept(std::function<void()> given) {
+      if (is_busy.load(std::memory_order_acquire)) return;
       {
         std::lock_guard<std::mutex> lock(mutex);
-        work = given;
+        work = std::move(given);
         callers_core = this_core();
         has_work.store(true, std::memory_order_release);
       }
       wake.notify_one();
-      return true;
     }
 
     void live() {

@@ -1,0 +1,83 @@
+"""A layer as the kernels know it: arrays with one batch axis; and the same in JAX's own operations."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstmx.cells.base import Params, with_dtype
+from lstmx.cells.gru import GRU
+from lstmx.cells.lstm import LSTM, LSTMState
+from lstmx.implementations.reference import Sequence
+
+
+class Kernel(NamedTuple):
+    """Which kernel, for which layer."""
+
+    name: str  # "lstm" or "gru"
+    units: int
+    reverse: bool
+
+
+class Arrays(NamedTuple):
+    """What a layer computes from, float32; what a cell or a call does not have is None."""
+
+    x: jax.Array  # [T, B, D]
+    input: jax.Array  # [D, gates * H]
+    recurrent: jax.Array  # [H, gates * H]
+    bias: jax.Array  # [4, H]
+    h: jax.Array  # [B, H]
+    c: jax.Array | None  # [B, H]
+    fresh_h: jax.Array | None  # [B, H]
+    fresh_c: jax.Array | None  # [B, H]
+
+
+class Flags(NamedTuple):
+    """Which steps exist, and before which the state is made fresh; bool `[T, B]` or None."""
+
+    keep: jax.Array | None
+    resets: jax.Array | None
+
+
+class Shown(NamedTuple):
+    """What a layer returns; `c` and `cells` are None where a cell has none, or they are not asked for."""
+
+    ys: jax.Array  # [T, B, H]
+    h: jax.Array  # [B, H]
+    c: jax.Array | None  # [B, H]
+    cells: jax.Array | None  # c of all steps, [T, B, H]
+
+
+def in_jax(run: Callable, kernel: Kernel, arrays: Arrays, flags: Flags, wants_cells: bool) -> Shown:
+    """The layer in JAX's own operations.
+
+    Args:
+      run: of another implementation.
+      kernel: the kernel that it stands for, and so on.
+      wants_cells: whether to return c of all steps.
+    """
+    if kernel.name == "lstm":
+        cell, bias = LSTM(kernel.units), arrays.bias.reshape(-1)
+        params = Params({"kernel": arrays.input, "bias": bias}, {"kernel": arrays.recurrent})
+    else:
+        cell, zeros = GRU(kernel.units), jnp.zeros_like(arrays.bias[:2])
+        recurrent = {
+            "kernel": arrays.recurrent,
+            "bias": jnp.concatenate([zeros, arrays.bias[3:]]).reshape(-1),
+        }
+        params = Params({"kernel": arrays.input, "bias": arrays.bias[:3].reshape(-1)}, recurrent)
+
+    def state(h, c):
+        return LSTMState(c=c, h=h) if kernel.name == "lstm" else h
+
+    fresh = state(arrays.h if arrays.fresh_h is None else arrays.fresh_h,
+                  arrays.c if arrays.fresh_c is None else arrays.fresh_c)  # fmt: skip
+    final, states = run(
+        with_dtype(cell, jnp.float32), params, state(arrays.h, arrays.c), fresh,
+        Sequence(arrays.x, flags.keep, flags.resets),
+        reverse=kernel.reverse, unroll=1, remat=None, states=True,
+    )  # fmt: skip
+    if kernel.name == "gru":
+        return Shown(states, final, None, None)
+    return Shown(states.h, final.h, final.c, states.c if wants_cells else None)
