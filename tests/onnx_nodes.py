@@ -1,7 +1,7 @@
 """What the tests of ONNX's nodes share."""
 
-import jax
 import numpy as np
+import quick
 
 from lstmx.convert import onnx as convert
 
@@ -36,7 +36,5 @@ def run(recurrent, X):
     def outputs(params, state, lengths, X):
         return convert.run(recurrent._replace(params=params, initial_state=state, lengths=lengths), X)
 
-    # The loops are tiny: these options save most of the time, which is the compiler's.
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    compiled = jax.jit(outputs, compiler_options=quick)
+    compiled = quick.jit(outputs)
     return compiled(recurrent.params, recurrent.initial_state, recurrent.lengths, X)

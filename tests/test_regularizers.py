@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 import variants
 from numpy_lstm import gru_step, lstm_step, sigmoid
 
@@ -27,7 +28,7 @@ def drawn(cell, steps=T):
 
 
 def run(cell, case, key=KEY, **options):
-    return variants.quick(functools.partial(lstmx.scan, cell, key=key, **options))(*case)
+    return quick.jit(functools.partial(lstmx.scan, cell, key=key, **options))(*case)
 
 
 def loop(step, case):

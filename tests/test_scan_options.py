@@ -4,9 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import oracles
 import pytest
+import quick
 import variants
 
 import lstmx
@@ -79,7 +81,7 @@ def test_segment_ids_under_jit():
 def test_states_are_those_of_shorter_sequences(name, implementation, reverse):
     cell, (params, xs, state) = variants.double_case(name)
     options = {"implementation": implementation, "reverse": reverse}
-    flags = {"mask": variants.MASK, "resets": variants.RESETS}
+    flags = {"mask": losses.MASK, "resets": losses.RESETS}
     final, ys, states = lstmx.scan(cell, params, xs, state, return_states=True, **flags, **options)
     plain = lstmx.scan(cell, params, xs, state, **flags, **options)
     assert oracles.relative_error((final, ys), plain) <= 1e-12
@@ -110,7 +112,7 @@ def test_states_have_gradients(name):
             )
             return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves((ys, states)))
 
-        return variants.quick(jax.grad(loss, argnums=(0, 1, 2)))(*case)
+        return quick.jit(jax.grad(loss, argnums=(0, 1, 2)))(*case)
 
     expected = gradient("reference")
     for remat in (None, "gates", 3):
@@ -121,15 +123,15 @@ def test_states_have_gradients(name):
 @pytest.mark.usefixtures("double")
 def test_gates_make_the_states(reverse):
     cell, (params, xs, state) = variants.double_case("lstm-peephole")
-    flags = {"mask": variants.MASK, "resets": variants.RESETS, "reverse": reverse}
+    flags = {"mask": losses.MASK, "resets": losses.RESETS, "reverse": reverse}
     _, ys, states = lstmx.scan(cell, params, xs, state, return_states=True, **flags)
     *_, gates = lstmx.scan(cell, params, xs, state, return_states="gates", **flags)
     assert set(gates) == set("ifgo")
     first = np.asarray(state.c)[None]
     before = np.concatenate([states.c[1:], first] if reverse else [first, states.c[:-1]])
-    before = np.where(variants.RESETS[..., None], 0, before)
+    before = np.where(losses.RESETS[..., None], 0, before)
     c = gates["f"] * before + gates["i"] * gates["g"]
-    kept = variants.MASK[..., None]
+    kept = losses.MASK[..., None]
     assert oracles.relative_error(jnp.where(kept, c, 0), jnp.where(kept, states.c, 0)) <= 1e-12
     assert oracles.relative_error(gates["o"] * np.tanh(c), ys) <= 1e-12  # zero where there is no step
 
@@ -160,11 +162,11 @@ def test_states_are_batch_major_in_flax():
 @pytest.mark.usefixtures("double")
 def test_chunks_change_nothing(remat, reverse):
     cell, case = variants.double_case("lstm")
-    options = {"lengths": variants.LENGTHS, "resets": variants.RESETS, "reverse": reverse}
+    options = {"lengths": losses.LENGTHS, "resets": losses.RESETS, "reverse": reverse}
 
     def everything(remat):
         compute = jax.grad(variants.loss_of(cell, remat=remat, **options), argnums=(0, 1, 2), has_aux=True)
-        return variants.quick(compute)(*case)
+        return quick.jit(compute)(*case)
 
     assert oracles.relative_error(everything(remat), everything(None)) <= 1e-12
 
@@ -180,7 +182,7 @@ def test_gates_are_redone_in_chunks(steps, reverse):
 
     def everything(**way):
         loss = variants.loss_of(cell, reverse=reverse, return_states=True, **options, **way)
-        return variants.quick(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
+        return quick.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
 
     got, expected = everything(remat="gates"), everything(implementation="reference")
     assert oracles.relative_error(got, expected) <= 1e-12

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 
 import lstmx
 from lstmx.convert.torch import from_state_dict, to_state_dict
@@ -91,9 +92,7 @@ def results(layer, cell, network, xs, state, lengths=None):
         return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(values)), values
 
     tensors = {name: jnp.asarray(tensor.numpy()) for name, tensor in layer.state_dict().items()}
-    # The loops are tiny: these options save most of the time, which is the compiler's.
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), compiler_options=quick)
+    compute = quick.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
     (_, values), (d_tensors, d_xs, d_state) = compute(tensors, xs, state)
     ours = [*values, d_tensors, d_xs, stacked(d_state, cell)]
 

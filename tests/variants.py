@@ -4,8 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import oracles
+import quick
 from numpy_cells import CELLS
 from numpy_lstm import elman_step, gru_step, lstm_step, mogrifier_step
 
@@ -152,22 +154,7 @@ EVERY = {
     **{name: wrapped(make, lstmx.Regularized, **rates) for name, (make, rates) in REGULARIZED.items()},
 }
 
-LENGTHS = np.array([7, 0, 3, 1])
-MASK = np.random.default_rng(0).random((7, 4)) < 0.6
-RESETS = np.random.default_rng(1).random((7, 4)) < 0.3
-OPTIONS = {
-    "plain": {},
-    "mask and resets": {"mask": MASK, "resets": RESETS},
-    "reverse, lengths and resets": {"lengths": LENGTHS, "resets": RESETS, "reverse": True},
-}
-
-# Tiny loops: most of the time is the compiler's, and these two options save four fifths of it.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-def quick(function):
-    """`jax.jit` for tiny programs."""
-    return jax.jit(function, compiler_options=QUICK)
+OPTIONS = {name: losses.OPTIONS[name] for name in ("plain", "mask and resets", "reverse, lengths and resets")}
 
 
 def random_case(cell, rng, steps=7, batch=(4,), features=3, dtype=np.float64):
@@ -230,7 +217,7 @@ def results(name, options, implementation, remat=None):
     cell, case = double_case(name)
     key = jax.random.key(3) if name in REGULARIZED else None
     loss = loss_of(cell, implementation=implementation, remat=remat, key=key, **OPTIONS[options])
-    gradients, values = quick(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
+    gradients, values = quick.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
     return values, gradients
 
 

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 from jax.experimental import rnn
 
 import lstmx
 from lstmx.networks import BothDirections
 
-# The loops are tiny: these options save most of the time, which is the compiler's.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 CASES = [
     {"layers": 1, "bidirectional": False, "lengths": [5, 5, 5], "features": 3, "units": 4},
     {"layers": 1, "bidirectional": True, "lengths": [5, 5, 5], "features": 3, "units": 4},
@@ -72,7 +71,7 @@ def results_of_both(*, layers, bidirectional, lengths, features, units):
             return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in function(*arguments))
 
         return [
-            jax.jit(compute, compiler_options=QUICK)(weights, xs, h, c)
+            quick.jit(compute)(weights, xs, h, c)
             for compute in (function, jax.grad(loss, argnums=(0, 1, 2, 3)))
         ]
 

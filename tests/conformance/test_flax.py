@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 from flax import linen as nn
 from flax import nnx
 
@@ -17,8 +18,6 @@ import lstmx
 from lstmx.nested import layout_of, nest
 
 KEY = jax.random.key(0)
-# The loops are tiny: these options save most of the time, which is the compiler's.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 STEPS, FEATURES = 6, 5
 LENGTHS = np.array([6, 1, 4])
 # An LSTM whose c and h are not of one size, and a GRU whose candidate is a matmul of the update.
@@ -57,7 +56,7 @@ def compiled(function, *weights):
 
     def run(xs, **call):
         flags = {name: call.pop(name) for name in list(call) if isinstance(call[name], bool)}
-        body = jax.jit(lambda w, x, arrays: function(*w, x, **arrays, **flags), compiler_options=QUICK)
+        body = quick.jit(lambda w, x, arrays: function(*w, x, **arrays, **flags))
         return body(weights, xs, call)
 
     return run
@@ -78,7 +77,7 @@ def of_linen(cell, params, features=FEATURES, **options):
 
 skins = pytest.mark.parametrize("skin", [of_nnx, of_linen], ids=["nnx", "linen"])
 names = pytest.mark.parametrize("name", CELLS)
-step = jax.jit(lstmx.step, static_argnums=0, compiler_options=QUICK)
+step = quick.jit(lstmx.step, static_argnums=0)
 
 
 def by_steps(cell, params, xs, *, lengths=None, carry=None, backwards=False, in_order=True):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 
 import lstmx
 from lstmx.convert import keras as convert
@@ -15,9 +16,6 @@ os.environ["KERAS_BACKEND"] = "jax"
 keras = pytest.importorskip("keras", reason="Keras is the oracle of this test")
 if keras.backend.backend() != "jax":
     pytest.skip("Keras was imported with another backend than JAX", allow_module_level=True)
-
-# The loops are tiny: these options save most of the time, which is the compiler's.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 STEPS, ROWS, FEATURES, UNITS = 6, 3, 5, 4
 EVERYTHING = {"return_sequences": True, "return_state": True}
 
@@ -88,7 +86,7 @@ def flat(state):
 
 
 def compiled(function):
-    return jax.jit(function, compiler_options=QUICK)
+    return quick.jit(function)
 
 
 def scan_of(net, **options):

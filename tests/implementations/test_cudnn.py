@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 from jax.experimental import rnn
 from jax.extend.core import jaxprs_in_params
 
@@ -15,8 +16,6 @@ from lstmx.implementations import choice, cudnn
 from lstmx.implementations.reference import Sequence
 from lstmx.networks import stacked
 
-# The loops are tiny: these options save most of the time, which is the compiler's.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 CELL = lstmx.LSTM(4)
 TOLERANCE = 3e-6
 
@@ -60,7 +59,7 @@ def loss(results):
 
 
 def evaluated(function, *args):
-    return jax.jit(function, compiler_options=QUICK)(*args)
+    return quick.jit(function)(*args)
 
 
 def graded(results, *args):

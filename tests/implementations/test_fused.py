@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from losses import EVERY, OPTIONS, RESETS, loss_of
 
 import lstmx
 from lstmx.implementations import fused
@@ -18,44 +20,14 @@ from lstmx.implementations import fused
 cells = pytest.mark.parametrize("name", oracles.CELLS)
 remats = pytest.mark.parametrize("remat", [None, "gates"])
 
-LENGTHS = np.array([7, 0, 3, 1])
-MASK = np.random.default_rng(0).random((7, 4)) < 0.6
-RESETS = np.random.default_rng(1).random((7, 4)) < 0.3
-OPTIONS = {
-    "plain": {},
-    "lengths": {"lengths": LENGTHS},
-    "mask": {"mask": MASK},
-    "resets": {"resets": RESETS},
-    "mask and resets": {"mask": MASK, "resets": RESETS},
-    "reverse": {"reverse": True},
-    "reverse, lengths and resets": {"lengths": LENGTHS, "resets": RESETS, "reverse": True},
-}
 
-
-EVERY = (0, 1, 2)  # parameters, xs, state
-
-# Tiny loops: most of the time is the compiler's, and these two options save four fifths of it.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-def loss_of(cell, **options):
-    """A loss that depends on every output and on every leaf of the final state."""
-
-    def loss(params, xs, state):
-        results = lstmx.scan(cell, params, xs, state, **options)
-        # Shifted, so that the cotangent of a zero is not zero.
-        return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(results))
-
-    return loss
-
-
-def gradients(cell, case, compiler_options=None, **options):
+def gradients(cell, case, jit=jax.jit, **options):
     """The loss, and its gradients with respect to parameters, xs and initial state."""
     compute = jax.value_and_grad(loss_of(cell, **options), argnums=(0, 1, 2))
-    return jax.jit(compute, compiler_options=compiler_options)(*case)
+    return jit(compute)(*case)
 
 
-quick_gradients = functools.partial(gradients, compiler_options=QUICK)
+quick_gradients = functools.partial(gradients, jit=quick.jit)
 
 
 @functools.cache
@@ -331,7 +303,7 @@ def test_transformations(name, transform):
 
     def result(**more):
         loss = loss_of(cell, **options, **more)
-        return jax.jit(functools.partial(TRANSFORMS[transform], loss), compiler_options=QUICK)(*case)
+        return quick.jit(functools.partial(TRANSFORMS[transform], loss))(*case)
 
     got = result(implementation="fused", remat="gates" if name == "gru" else None)
     assert oracles.relative_error(got, result(implementation="reference")) <= 1e-12
@@ -355,7 +327,7 @@ def test_vmap_over_lengths_is_the_longer_batch():
         return jax.grad(loss, argnums=1)(params, xs, state)
 
     halves = jax.tree.map(lambda leaf: leaf.reshape(2, 3, 3), state)
-    run = jax.jit(jax.vmap(d_xs, in_axes=(0, 1, 0), out_axes=1), compiler_options=QUICK)
+    run = quick.jit(jax.vmap(d_xs, in_axes=(0, 1, 0), out_axes=1))
     got = run(lengths.reshape(2, 3), xs.reshape(4, 2, 3, 5), halves)
     expected = quick_gradients(cell, (params, xs, state), implementation="reference", lengths=lengths)[1][1]
     assert oracles.relative_error(got.reshape(4, 6, 5), expected) <= 1e-12
@@ -387,7 +359,7 @@ def test_forward_mode_names_the_way_out(transform, remat):
 def test_forward_mode_of_the_reference(name, remat):
     cell, (params, xs, state) = double_case(name)
     of_case = loss_of(cell, implementation="reference", remat=remat, **OPTIONS["mask and resets"])
-    loss = jax.jit(lambda xs: of_case(params, xs, state), compiler_options=QUICK)
+    loss = quick.jit(lambda xs: of_case(params, xs, state))
     direction, epsilon = np.random.default_rng(10).normal(size=xs.shape), 1e-6
     expected = (loss(xs + epsilon * direction) - loss(xs - epsilon * direction)) / (2 * epsilon)
     np.testing.assert_allclose(jax.jvp(loss, (xs,), (direction,))[1], expected, rtol=1e-7)

@@ -1,118 +1,41 @@
 """The C++ kernels, in float32, against the reference in float64."""
 
-import functools
 import itertools
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from losses import EVERY, LENGTHS, MASK, OPTIONS, RESETS, loss_and_results_of, loss_of
+from native_oracle import CELLS, assert_exact, both, case_of, compiled, error, exact, gradients
 
 import lstmx
 from lstmx.implementations import choice, native
-from lstmx.implementations.native import library
 
-compiled = pytest.mark.skipif(
-    library.refusal() is not None, reason=f'implementation "native" {library.refusal()}'
-)
-ROOT = Path(__file__).resolve().parents[2]
-CELLS = {
-    "lstm": lstmx.LSTM,
-    "lstm-no-bias": functools.partial(lstmx.LSTM, use_bias=False),
-    "gru": lstmx.GRU,
-    "gru-no-bias": functools.partial(lstmx.GRU, use_bias=False),
-}
-both = pytest.mark.parametrize("name", ["lstm", "gru"])
-EVERY = (0, 1, 2)
-
-LENGTHS = np.array([7, 0, 3, 1])
-MASK = np.random.default_rng(0).random((7, 4)) < 0.6
-RESETS = np.random.default_rng(1).random((7, 4)) < 0.3
-OPTIONS = {
-    "plain": {},
-    "lengths": {"lengths": LENGTHS},
-    "mask": {"mask": MASK},
-    "resets": {"resets": RESETS},
-    "mask and resets": {"mask": MASK, "resets": RESETS},
-    "reverse": {"reverse": True},
-    "reverse, lengths and resets": {"lengths": LENGTHS, "resets": RESETS, "reverse": True},
+MORE_OPTIONS = {
+    **OPTIONS,
     "states": {"return_states": True, "mask": MASK, "resets": RESETS},
     "states, reverse": {"return_states": True, "reverse": True},
     "remat of 3 steps": {"remat": 3, "mask": MASK, "resets": RESETS},
     "remat of the root": {"remat": "sqrt", "lengths": LENGTHS, "reverse": True},
 }
 
-# Tiny loops: most of the time is the compiler's, and these two options save four fifths of it.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-def loss_of(cell, **options):
-    """A loss that depends on every result, and the results."""
-
-    def loss(params, xs, state):
-        results = lstmx.scan(cell, params, xs, state, **options)
-        # Shifted, so that the cotangent of a zero is not zero.
-        return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(results)), results
-
-    return loss
-
-
-def gradients(cell, case, **options):
-    """Of the loss by parameters, xs and initial state, and the results."""
-    compute = jax.grad(loss_of(cell, **options), argnums=EVERY, has_aux=True)
-    return jax.jit(compute, compiler_options=QUICK)(*case)
-
-
-def exact(cell, case, transformed=gradients, **options):
-    """What a function of a cell and a case must give: the reference, in float64."""
-    with jax.enable_x64(True):
-        case = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), case)
-        return transformed(cell, case, implementation="reference", **options)
-
-
-def case_of(cell, steps=7, batch=(4,), features=5, seed=0):
-    return oracles.random_case(cell, np.random.default_rng(seed), steps, batch, features, np.float32)
-
-
-def error(tree, expected):
-    """The largest error by the largest value of the leaf; a small one's, by a tenth of the largest."""
-    leaves, others = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(t)] for t in (tree, expected))
-    largest = max(np.max(np.abs(leaf), initial=0) for leaf in others)
-    errors = []
-    for a, b in zip(leaves, others, strict=True):
-        assert a.shape == b.shape
-        assert np.all(np.isfinite(a))
-        errors.append(np.max(np.abs(a - b), initial=0) / max(np.max(np.abs(b), initial=0), 0.1 * largest))
-    return max(errors)
-
-
-def assert_exact(cell, case, **options):
-    got, expected = gradients(cell, case, implementation="native", **options), exact(cell, case, **options)
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(got))
-    # Gradients and values apart, as they are of different magnitudes.
-    assert error(got[0], expected[0]) <= 2e-6
-    assert error(got[1], expected[1]) <= 2e-6
-
 
 @compiled
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *itertools.product(["lstm", "gru"], OPTIONS),
+        *itertools.product(["lstm", "gru"], MORE_OPTIONS),
         ("lstm-no-bias", "plain"),
         ("gru-no-bias", "mask and resets"),
     ],
 )
 def test_values_and_gradients_are_those_of_float64(name, options):
     cell = CELLS[name](9)
-    assert_exact(cell, case_of(cell), **OPTIONS[options])
+    assert_exact(cell, case_of(cell), **MORE_OPTIONS[options])
 
 
 @compiled
@@ -132,7 +55,7 @@ def test_learnt_initial_state(name, resets):
     params, xs, _ = case_of(cell)
 
     def by_params(cell, case, **options):
-        return jax.grad(lambda p: loss_of(cell, resets=resets, **options)(p, case[1], None)[0])(case[0])
+        return jax.grad(lambda p: loss_of(cell, resets=resets, **options)(p, case[1], None))(case[0])
 
     got = by_params(cell, (params, xs), implementation="native")
     assert all(np.any(leaf) for leaf in jax.tree.leaves(got.initial))
@@ -251,82 +174,6 @@ def test_nan_stays_where_it_is(name, batch):
         assert np.array_equal(got[others], want[others])
 
 
-def squares(tree):
-    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
-
-
-def stacked(tree):
-    return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2, -leaf]), tree)
-
-
-TRANSFORMS = {
-    "vmap over xs": lambda loss, p, xs, s: jax.vmap(loss, (None, 0, None))(p, stacked(xs), s),
-    "vmap over parameters": lambda loss, p, xs, s: jax.vmap(loss, (0, None, None))(stacked(p), xs, s),
-    "vmap over all": lambda loss, *case: jax.vmap(loss)(*stacked(case)),
-    "vmap of vmap": lambda loss, p, xs, s: jax.vmap(jax.vmap(loss, (None, 0, None)), (0, None, None))(
-        stacked(p), stacked(xs), s
-    ),
-    "vmap of grad over xs": lambda loss, p, xs, s: jax.vmap(jax.grad(loss, EVERY), (None, 0, None))(
-        p, stacked(xs), s
-    ),
-    "vmap of grad over parameters": lambda loss, p, xs, s: jax.vmap(jax.grad(loss, EVERY), (0, None, None))(
-        stacked(p), xs, s
-    ),
-    "vmap of grad over all": lambda loss, *case: jax.vmap(jax.grad(loss, EVERY))(*stacked(case)),
-    "grad of vmap": lambda loss, *case: jax.grad(
-        lambda p, xs, s: squares(jax.vmap(loss, (None, 0, None))(p, stacked(xs), s)), EVERY
-    )(*case),
-    "grad of vmap over parameters": lambda loss, *case: jax.grad(
-        lambda p, xs, s: squares(jax.vmap(loss, (0, None, 0))(stacked(p), xs, stacked(s))), EVERY
-    )(*case),
-    "grad of grad": lambda loss, *case: jax.grad(lambda *c: squares(jax.grad(loss, EVERY)(*c)), EVERY)(*case),
-    "forward over reverse": lambda loss, *case: jax.jvp(jax.grad(loss, EVERY), case, case)[1],
-    "checkpoint": lambda loss, *case: jax.grad(jax.checkpoint(loss), EVERY)(*case),
-}
-
-
-@compiled
-@both
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_transformations(name, transform):
-    options = {"lengths": np.array([3, 0, 2, 1]), "resets": RESETS[:3], "return_states": name == "gru"}
-
-    def transformed(cell, case, **more):
-        function = functools.partial(
-            TRANSFORMS[transform], lambda *case: loss_of(cell, **options, **more)(*case)[0]
-        )
-        return jax.jit(function, compiler_options=QUICK)(*case)
-
-    cell = CELLS[name](3)
-    case = case_of(cell, 3, (4,), 2)
-    got = transformed(cell, case, implementation="native")
-    assert error(got, exact(cell, case, transformed)) <= 4e-6
-
-
-@compiled
-@both
-def test_vmap_over_lengths_is_the_longer_batch(name):
-    cell, lengths = CELLS[name](3), np.array([4, 0, 1, 3, 2, 4])
-    params, xs, _ = case_of(cell, 4, (6,))
-
-    def run(lengths, xs):
-        return lstmx.scan(cell, params, xs, lengths=lengths, implementation="native")[1]
-
-    got = jax.vmap(run, (0, 1), 1)(lengths.reshape(2, 3), xs.reshape(4, 2, 3, 5))
-    assert np.array_equal(got.reshape(4, 6, 3), run(lengths, xs))
-
-
-@compiled
-@both
-@pytest.mark.parametrize("jit", [lambda f: f, jax.jit])
-def test_forward_mode_names_the_way_out(name, jit):
-    cell = CELLS[name](3)
-    params, xs, state = case_of(cell, 3)
-    run = jit(lambda xs: lstmx.scan(cell, params, xs, state, implementation="native"))
-    with pytest.raises(NotImplementedError, match=r'"native" .*forward-mode.*implementation="reference"'):
-        jax.jvp(run, (xs,), (xs,))
-
-
 @compiled
 def test_one_compilation():
     cell = lstmx.LSTM(3)
@@ -336,7 +183,7 @@ def test_one_compilation():
     @jax.jit
     def run(*case):
         traced.append(case)
-        return jax.grad(lambda *c: loss_of(cell, implementation="native")(*c)[0], EVERY)(*case)
+        return jax.grad(loss_of(cell, implementation="native"), EVERY)(*case)
 
     first = run(*case)
     second = run(*jax.tree.map(np.copy, case))
@@ -349,7 +196,7 @@ def test_one_compilation():
 def test_the_same_bits_every_time(name):
     cell = CELLS[name](20)
     case = jax.tree.map(lambda leaf: leaf / 2, case_of(cell, 40, (15,), 12))
-    grad = jax.grad(loss_of(cell, implementation="native"), argnums=EVERY, has_aux=True)
+    grad = jax.grad(loss_and_results_of(cell, implementation="native"), argnums=EVERY, has_aux=True)
     run = jax.jit(lambda *case: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grad(*case))]))
     expected, stop = np.asarray(run(*case)).tobytes(), threading.Event()
 
@@ -379,50 +226,6 @@ def test_nothing_to_do(name, steps, batch):
     assert all(map(np.array_equal, jax.tree.leaves(got), jax.tree.leaves(expected)))
 
 
-SHARDED = """
-import sys
-sys.path.append("tests")
-import jax, jax.numpy as jnp, numpy as np, lstmx, oracles
-from jax.sharding import NamedSharding, PartitionSpec as P
-jax.config.update("jax_num_cpu_devices", 2)
-mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-put = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, P(*axes)))
-for make in (lstmx.LSTM, lstmx.GRU):
-    cell = make(9)
-    params, xs, state = oracles.random_case(cell, np.random.default_rng(0), 7, (4,), 5, np.float32)
-    lengths, resets = np.array([7, 0, 3, 1]), np.random.default_rng(1).random((7, 4)) < 0.3
-
-    def loss(params, xs, state, lengths, resets, implementation="native"):
-        results = lstmx.scan(
-            cell, params, xs, state, lengths=lengths, resets=resets, implementation=implementation
-        )
-        return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(results)), results
-
-    grad = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
-    case = (params, xs, state, lengths, resets)
-    placed = put(params), put(xs, None, "data"), *(put(leaf, "data") for leaf in (state, lengths))
-    placed = *placed, put(resets, None, "data")
-    compiled = jax.jit(grad).lower(*placed).compile()
-    got, expected = compiled(*placed), grad(*case, implementation="reference")
-    assert got[0][1].sharding.spec == P(None, "data"), got[0][1].sharding
-    assert got[1][1].sharding.spec == P(None, "data"), got[1][1].sharding
-    assert oracles.relative_error(got, expected) <= 1e-5
-    text = compiled.as_text()
-    assert "lstmx_" in text
-    for word in ("all-gather", "all-to-all", "collective-permute"):
-        assert word not in text, word
-    print(text.count(" all-reduce("))
-"""
-
-
-@compiled
-def test_a_batch_over_devices():
-    command = [sys.executable, "-W", "error", "-c", SHARDED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    # The gradients of all parameters are summed in one operation.
-    assert (done.stdout.split(), done.returncode) == (["1", "1"], 0), done.stderr
-
-
 REFUSED = {
     "runs on CPUs, and the platform is gpu": choice.Job(lstmx.LSTM(4), platform="gpu"),
     "for LSTM and GRU alone, got Elman": choice.Job(lstmx.Elman(4)),
@@ -448,28 +251,3 @@ def test_the_default_on_a_cpu(name):
     assert lstmx.which_implementation(CELLS[name](4)) == "native"
     assert lstmx.which_implementation(CELLS[name](4), remat=4) == "native"
     assert lstmx.which_implementation(CELLS[name](4), remat="gates") == "fused"
-
-
-@compiled
-@pytest.mark.parametrize("cell", [lstmx.LSTM(5), lstmx.GRU(5)])
-def test_an_export_holds_no_kernel(cell):
-    params, xs, state = case_of(cell)
-    leaves, tree = jax.tree.flatten((params, state))
-
-    @jax.jit
-    def step(leaves, xs):
-        def loss(leaves, xs):
-            params, state = jax.tree.unflatten(tree, leaves)
-            ys = lstmx.scan(cell, params, xs, state, lengths=jnp.array([7, 0, 3, 1]))[1]
-            return jnp.sum(jnp.sin(ys))
-
-        return jax.value_and_grad(loss, argnums=(0, 1))(leaves, xs)
-
-    assert lstmx.which_implementation(cell, xs=xs) == "native"
-    assert "lstmx_" in step.lower(leaves, xs).compile().as_text()
-    exported = jax.export.export(step)(leaves, xs)
-    assert "lstmx_" not in str(exported.mlir_module())
-    again = jax.export.deserialize(exported.serialize()).call(leaves, xs)
-    assert error(again, step(leaves, xs)) <= 1e-5
-    for_tpu = jax.export.export(step, platforms=["tpu"])(leaves, xs)
-    assert for_tpu.platforms == ("tpu",)
