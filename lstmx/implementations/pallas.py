@@ -1,8 +1,9 @@
 """The LSTM in one persistent kernel on NVIDIA's Hopper GPUs, its recurrent weights in shared memory.
 
 A scan pays several kernel launches a step; here a launch is paid once, and a step is a product with weights
-that never leave the multiprocessor. The input map is one matmul before the loop, the gradients of both maps
-single matmuls after the reverse, which recomputes the gates from the states by one matmul, too.
+that never leave the multiprocessors: one up to H = 128, above it a cluster with 64 units on each. The input
+map is one matmul before the loop, the gradients of both maps single matmuls after the reverse, which
+recomputes the gates from the states by one matmul, too.
 
 It has been compiled for such a GPU and interpreted on a CPU, where the tests run it, but not yet measured:
 it is never chosen unless it is asked for.
@@ -21,10 +22,8 @@ import jax.numpy as jnp
 from lstmx.cells.base import Params, PyTree, State
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import reference
+from lstmx.implementations.pallas_memory import MOST_UNITS
 from lstmx.implementations.reverse_only import linear_map, message
-
-# W_hh, 8 H^2 bytes, has to fit in 227 KiB of shared memory beside what is streamed.
-MOST_UNITS = 128
 
 _interpreted: contextvars.ContextVar[bool] = contextvars.ContextVar("interpreted", default=False)
 

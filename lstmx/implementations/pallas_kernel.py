@@ -3,12 +3,25 @@
 A step multiplies the weights by what the last one left, then does arithmetic on elements. The LSTM's forward
 loop and its reverse (`lstmx.implementations.pallas_lstm`) are both of this kind.
 
-A block of the grid owns `ROWS` rows of the batch for all of time, so that blocks never wait for one another.
-In a block, one warpgroup owns `UNITS` hidden units: the cell state (or its cotangent) of these stays in its
+A cluster of CTAs owns `ROWS` rows of the batch for all of time, so that clusters never wait for one another;
+it is a single CTA where one has memory enough for the weights (`lstmx.implementations.pallas_memory`). In a
+cluster, one warpgroup owns `UNITS` hidden units: the cell state (or its cotangent) of these stays in its
 registers, and what they multiply passes through shared memory. The weights are read from global memory once.
 
 Everything is transposed, units by rows of the batch, since the matrix instruction has 64 rows at least and
-8 columns: a batch tile can then be small, and many blocks share the batch.
+8 columns: a batch tile can then be small, and many clusters share the batch.
+
+Each CTA has the weights of its own units and a copy of the whole operand: a warpgroup writes its part of the
+next one to the shared memory of every CTA of the cluster, then all meet, once a step. In the LSTM's reverse
+the operand is the cotangents of the four gates. The alternative, to send each CTA its partial sums, is half
+the traffic (2 KiB in float32 from one warpgroup to another, not 4 in bfloat16), but needs a second kind of
+loop, whose products are completed after the meeting, and serves no more units: the weights fill the memory,
+and H = 384 would take 246 KiB of 227.
+
+What passes between CTAs (`_operands_of_others`, `_meet`) is the one thing that the tests do not interpret:
+there a thread plays all CTAs of a cluster in turn, each with its own memory. The real exchange has been
+compiled for the GPU, no more: only a GPU can show that a write to another CTA is seen in time by the matrix
+instruction there, what a meeting costs, and how many clusters a GPU holds at once.
 
 This module imports Mosaic GPU, half a second of work; `lstmx.implementations.pallas` does so at first use.
 """
@@ -22,10 +35,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxlib.mlir.dialects import nvvm
 
-ROWS = 8  # of the batch in a block: the least number of columns of the matrix instruction
-UNITS = 64  # of a warpgroup: the rows of the matrix instruction
-SLOTS = 2  # one that is read and one that is filled
+from lstmx.implementations import pallas_memory
+from lstmx.implementations.pallas_memory import ROWS, SLOTS, UNITS
+
+_COMPILER_PARAMS = plgpu.CompilerParams(
+    # Else a warpgroup meets before and after each of its writes to shared memory and before each copy to it.
+    # To meet in `_show` is enough: no thread reads what another has written.
+    unsafe_no_auto_barriers=True,
+    # The default of jax 0.10. That of 0.11 knows no writes to another CTA.
+    lowering_semantics=plgpu.LoweringSemantics.Lane,
+)
 
 
 class Plane(NamedTuple):
@@ -61,7 +82,8 @@ def recurrence(
       elements: the arithmetic, of the products, the planes and the carry, each `[UNITS, ROWS]`.
       weights: bfloat16 `[H / UNITS, blocks, UNITS, UNITS]`, the blocks of a warpgroup's products in their
         order: as many for each product as the operand has columns, divided by UNITS.
-      operand: bfloat16 `[B, n * H]`, what the first step multiplies; B a multiple of ROWS, H of UNITS.
+      operand: bfloat16 `[B, n * H]`, what the first step multiplies; B a multiple of ROWS, H of UNITS and at
+        most `pallas_memory.MOST_UNITS`.
       planes: bfloat16 or float32, T at least 1.
       carry: float32 `[B, H]` each.
       emitted: the number of arrays that a step emits besides the operand.
@@ -76,65 +98,84 @@ def recurrence(
     groups, count = weights.shape[:2]
     hidden = groups * UNITS
     parts = columns // hidden
+    dtypes = tuple(plane.array.dtype.name for plane in planes)
+    needs = pallas_memory.Step(count * UNITS // columns, parts, dtypes, emitted, len(carry))
+    ctas = pallas_memory.fewest_ctas(needs, groups)
+    own = groups // ctas
+    clustered = ctas > 1 and not interpreted
+    threads = 1 if interpreted else own
     arrays = [weights, operand, *carry, *{id(p.array): p.array for p in planes}.values()]
     which = [next(k for k, a in enumerate(arrays) if a is p.array) for p in planes]
 
-    def body(*refs, **scratch):
+    def body(*refs, memories):
         inputs, outputs = refs[: len(arrays)], refs[len(arrays) :]
         sources = [(inputs[k], plane) for k, plane in zip(which, planes, strict=True)]
         # The interpreter's threads block those of XLA's CPU client, and hang if it has only two: there one
-        # thread plays all warpgroups, each in its turn between two meetings.
-        played = range(groups) if interpreted else [lax.axis_index("group")]
-        blocks = [
-            _Block(group, inputs, sources, outputs, scratch, steps, groups, parts, reverse, interpreted)
-            for group in played
-        ]
-        _run_blocks(blocks, elements)
+        # thread plays all warpgroups of a cluster, each in its turn between two meetings.
+        if interpreted:
+            places = [(cta, index) for cta in range(ctas) for index in range(own)]
+        else:
+            places = [(lax.axis_index("cta") if clustered else 0, lax.axis_index("group"))]
+        common = memories, inputs, sources, outputs, steps, groups, ctas, parts, reverse, interpreted
+        warpgroups = [_Warpgroup(*place, *common) for place in places]
+        _run_warpgroups(warpgroups, elements)
 
-    threads = 1 if interpreted else groups
     f32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     out_type = [
         jax.ShapeDtypeStruct((steps, batch, columns), jnp.bfloat16),
         *[f32((steps, batch, hidden))] * emitted,
         *[f32((batch, hidden))] * len(carry),
     ]
-    scratch_types = {
-        "weights": _tiles((groups, count, UNITS, UNITS), jnp.bfloat16),
-        "operand": _tiles((SLOTS, columns // UNITS, ROWS, UNITS), jnp.bfloat16),
-        "planes": [_tiles((SLOTS, groups, ROWS, UNITS), plane.array.dtype) for plane in planes],
-        "emitted": [_tiles((SLOTS, groups, ROWS, UNITS), jnp.float32)] * emitted,
-        "carry": [_tiles((groups, ROWS, UNITS), jnp.float32)] * len(carry),
-        # A copy is an arrival.
-        "first": plgpu.Barrier(num_arrivals=1 + parts + len(carry), num_barriers=groups),
-        "arrived": plgpu.Barrier(num_arrivals=len(planes), num_barriers=groups * SLOTS),
-        "together": plgpu.Barrier(num_arrivals=threads),
-    }
+    # A copy is an arrival.
+    arrivals = {"first": 1 + parts * ctas + len(carry), "arrived": len(planes), "together": threads}
+    memory = jax.tree.map(_tiles, pallas_memory.buffers(needs, groups, ctas))
+    for name, number in pallas_memory.barriers(groups, ctas).items():
+        memory[name] = plgpu.Barrier(num_arrivals=arrivals[name], num_barriers=number)
     outputs = plgpu.kernel(
         body,
         out_type=out_type,
-        scratch_types=scratch_types,
+        scratch_types={"memories": [memory] * (ctas if interpreted else 1)},
         grid=(batch // ROWS,),
         grid_names=("tile",),
+        cluster=(ctas,) if clustered else (),
+        cluster_names=("cta",) if clustered else (),
         num_threads=threads,
         thread_name="group",
+        compiler_params=_COMPILER_PARAMS,
         interpret=_interpreter() if interpreted else None,
     )(*arrays)
     return outputs[0], list(outputs[1 : 1 + emitted]), tuple(outputs[1 + emitted :])
 
 
-class _Block(NamedTuple):
+class _Warpgroup(NamedTuple):
     """What the code of a warpgroup refers to."""
 
-    group: Any
+    cta: Any
+    index: Any  # in its CTA
+    memories: list[dict[str, Any]]  # of its CTA; interpreted, of all CTAs of the cluster
     inputs: Sequence[Any]  # weights, operand, carry, ...
     sources: list[tuple[Any, Plane]]
     outputs: Sequence[Any]
-    scratch: dict[str, Any]
     steps: int
-    groups: int
+    groups: int  # in the cluster
+    ctas: int
     parts: int
     reverse: bool
     interpreted: bool
+
+    @property
+    def memory(self):
+        return self.memories[self.cta if self.interpreted else 0]
+
+    @property
+    def own(self):
+        """The number of warpgroups in a CTA."""
+        return self.groups // self.ctas
+
+    @property
+    def group(self):
+        """Its place in the cluster."""
+        return self.cta * self.own + self.index
 
     @property
     def rows(self):
@@ -148,132 +189,156 @@ class _Block(NamedTuple):
         return self.steps - 1 - step if self.reverse else step
 
 
-def _run_blocks(blocks: list[_Block], elements: Callable) -> None:
+def _run_warpgroups(warpgroups: list[_Warpgroup], elements: Callable) -> None:
     """The code of a thread, which plays one warpgroup or, interpreted, several."""
-    for block in blocks:
-        _load_all(block)
-    _meet(blocks[0])
+    for wg in warpgroups:
+        _load_all(wg)
+    _meet(warpgroups[0])
 
     def step(number, carries):
-        carries = [
-            _step(block, elements, number, carry) for block, carry in zip(blocks, carries, strict=True)
-        ]
-        _meet(blocks[0])
+        carries = [_step(wg, elements, number, carry) for wg, carry in zip(warpgroups, carries, strict=True)]
+        _meet(warpgroups[0])
         return carries
 
-    carries = lax.fori_loop(0, blocks[0].steps, step, [_first_carry(block) for block in blocks])
-    for block, carry in zip(blocks, carries, strict=True):
-        _store_carry(block, carry)
+    carries = lax.fori_loop(0, warpgroups[0].steps, step, [_first_carry(wg) for wg in warpgroups])
+    for wg, carry in zip(warpgroups, carries, strict=True):
+        _store_carry(wg, carry)
 
 
-def _step(block: _Block, elements: Callable, number: Any, carry: tuple) -> tuple:
-    scratch, slot = block.scratch, lax.rem(number, SLOTS)
-    products = _products(block, slot)
-    plgpu.barrier_wait(scratch["arrived"].at[block.group * SLOTS + slot])
-    planes = [_read(ref.at[slot, block.group], block.interpreted) for ref in scratch["planes"]]
+def _step(wg: _Warpgroup, elements: Callable, number: Any, carry: tuple) -> tuple:
+    slot = lax.rem(number, SLOTS)
+    products = _products(wg, slot)
+    plgpu.barrier_wait(wg.memory["arrived"].at[wg.index * SLOTS + slot])
+    planes = [_read(ref.at[slot, wg.index], wg.interpreted) for ref in wg.memory["planes"]]
     result = elements(products, planes, carry)
-    _show(block, number, 1 - slot, result)
+    _show(wg, number, 1 - slot, result)
     # All threads of the warpgroup have read this slot: `_show` made them meet.
-    pl.when(number + SLOTS < block.steps)(lambda: _fetch(block, number + SLOTS, slot))
+    pl.when(number + SLOTS < wg.steps)(lambda: _fetch(wg, number + SLOTS, slot))
     return result.carry
 
 
-def _first_carry(block: _Block) -> tuple[jax.Array, ...]:
-    return tuple(_read(ref.at[block.group], block.interpreted) for ref in block.scratch["carry"])
+def _first_carry(wg: _Warpgroup) -> tuple[jax.Array, ...]:
+    return tuple(_read(ref.at[wg.index], wg.interpreted) for ref in wg.memory["carry"])
 
 
-def _store_carry(block: _Block, carry: tuple[jax.Array, ...]) -> None:
+def _store_carry(wg: _Warpgroup, carry: tuple[jax.Array, ...]) -> None:
     """Writes the last carry to global memory, and waits until all that was written is there."""
-    refs = block.scratch["carry"]
+    refs = wg.memory["carry"]
     for ref, value in zip(refs, carry, strict=True):
-        _write(ref.at[block.group], value, block.interpreted)
+        _write(ref.at[wg.index], value, wg.interpreted)
     plgpu.commit_smem()
-    for ref, output in zip(refs, block.outputs[-len(refs) :], strict=True):
-        plgpu.copy_smem_to_gmem(ref.at[block.group], output.at[block.rows, block.units()])
+    for ref, output in zip(refs, wg.outputs[-len(refs) :], strict=True):
+        plgpu.copy_smem_to_gmem(ref.at[wg.index], output.at[wg.rows, wg.units()])
     plgpu.wait_smem_to_gmem(0)
 
 
-def _load_all(block: _Block) -> None:
+def _load_all(wg: _Warpgroup) -> None:
     """Fills shared memory with what is there before the first step, and asks for the first planes."""
-    scratch, group = block.scratch, block.group
-    weights, operand, *carry = block.inputs[: 2 + len(block.scratch["carry"])]
-    barrier = scratch["first"].at[group]
-    plgpu.copy_gmem_to_smem(weights.at[group], scratch["weights"].at[group], barrier)
-    for part in range(block.parts):
-        source = operand.at[block.rows, block.units(part * block.groups * UNITS)]
-        plgpu.copy_gmem_to_smem(source, scratch["operand"].at[0, part * block.groups + group], barrier)
-    for source, ref in zip(carry, scratch["carry"], strict=True):
-        plgpu.copy_gmem_to_smem(source.at[block.rows, block.units()], ref.at[group], barrier)
-    for number in range(min(SLOTS, block.steps)):
-        _fetch(block, number, number)
+    memory, index = wg.memory, wg.index
+    weights, operand, *carry = wg.inputs[: 2 + len(memory["carry"])]
+    barrier = memory["first"].at[index]
+    plgpu.copy_gmem_to_smem(weights.at[wg.group], memory["weights"].at[index], barrier)
+    # Each CTA needs the whole operand, and its warpgroups share the work.
+    for turn in range(wg.parts * wg.ctas):
+        tile = turn * wg.own + index
+        source = operand.at[wg.rows, pl.ds(tile * UNITS, UNITS)]
+        plgpu.copy_gmem_to_smem(source, memory["operand"].at[0, tile], barrier)
+    for source, ref in zip(carry, memory["carry"], strict=True):
+        plgpu.copy_gmem_to_smem(source.at[wg.rows, wg.units()], ref.at[index], barrier)
+    for number in range(min(SLOTS, wg.steps)):
+        _fetch(wg, number, number)
     plgpu.barrier_wait(barrier)
 
 
-def _fetch(block: _Block, number: Any, slot: Any) -> None:
+def _fetch(wg: _Warpgroup, number: Any, slot: Any) -> None:
     """Asks for the planes of a step."""
-    group = block.group
-    barrier = block.scratch["arrived"].at[group * SLOTS + slot]
-    for (source, plane), ref in zip(block.sources, block.scratch["planes"], strict=True):
-        columns = pl.ds(plane.first, UNITS) if plane.shared else block.units(plane.first)
-        tile = source.at[block.time(number), block.rows, columns]
-        plgpu.copy_gmem_to_smem(tile, ref.at[slot, group], barrier)
+    barrier = wg.memory["arrived"].at[wg.index * SLOTS + slot]
+    for (source, plane), ref in zip(wg.sources, wg.memory["planes"], strict=True):
+        columns = pl.ds(plane.first, UNITS) if plane.shared else wg.units(plane.first)
+        tile = source.at[wg.time(number), wg.rows, columns]
+        plgpu.copy_gmem_to_smem(tile, ref.at[slot, wg.index], barrier)
 
 
-def _products(block: _Block, slot: Any) -> list[jax.Array]:
+def _products(wg: _Warpgroup, slot: Any) -> list[jax.Array]:
     """The weights' products with the operand: float32 `[UNITS, ROWS]` each."""
-    group = block.group
-    weights, operand = block.scratch["weights"], block.scratch["operand"]
-    per_product = operand.shape[1]
-    count = weights.shape[1] // per_product
-    pairs = [
-        [(weights.at[group, n * per_product + k], operand.at[slot, k]) for k in range(per_product)]
-        for n in range(count)
-    ]
-    if block.interpreted:
-        dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-        return [sum(dot(a[...], b[...].T) for a, b in product) for product in pairs]
+    weights, operand = wg.memory["weights"].at[wg.index], wg.memory["operand"].at[slot]
+    terms = operand.shape[0]
+    count = weights.shape[0] // terms
+    if wg.interpreted:
+        weights = weights[...].reshape(count, terms, UNITS, UNITS)
+        products = jnp.einsum("nkuv,krv->nur", weights, operand[...], preferred_element_type=jnp.float32)
+        return list(products)
 
     def multiply(*accumulators):
-        for accumulator, product in zip(accumulators, pairs, strict=True):
-            for a, b in product:
-                plgpu.wgmma(accumulator, a, b.transpose((1, 0)))
+        for n, accumulator in enumerate(accumulators):
+            for k in range(terms):
+                plgpu.wgmma(accumulator, weights.at[n * terms + k], operand.at[k].transpose((1, 0)))
         return [accumulator[...] for accumulator in accumulators]
 
     return pl.run_scoped(multiply, *[plgpu.ACC((UNITS, ROWS), jnp.float32)] * count)
 
 
-def _show(block: _Block, number: Any, slot: Any, result: Elements) -> None:
+def _show(wg: _Warpgroup, number: Any, slot: Any, result: Elements) -> None:
     """Leaves the operand to the next step, and writes it and what else is emitted to global memory."""
-    scratch, group = block.scratch, block.group
+    memory, tiles = wg.memory, [part * wg.groups + wg.group for part in range(wg.parts)]
     # The copies of the step before the last have read the slot.
     plgpu.wait_smem_to_gmem(SLOTS - 1, wait_read_only=True)
-    tiles = [scratch["operand"].at[slot, part * block.groups + group] for part in range(block.parts)]
-    tiles += [ref.at[slot, group] for ref in scratch["emitted"]]
-    firsts = [part * block.groups * UNITS for part in range(block.parts)] + [0] * len(scratch["emitted"])
-    outputs = [block.outputs[0]] * block.parts + list(block.outputs[1 : 1 + len(scratch["emitted"])])
-    for tile, value in zip(tiles, (*result.operands, *result.emitted), strict=True):
-        _write(tile, value, block.interpreted)
+    shown = [memory["operand"].at[slot, tile] for tile in tiles]
+    shown += [ref.at[slot, wg.index] for ref in memory["emitted"]]
+    for ref, value in zip(shown, (*result.operands, *result.emitted), strict=True):
+        _write(ref, value, wg.interpreted)
+    for operand in _operands_of_others(wg):
+        for tile, value in zip(tiles, result.operands, strict=True):
+            _write(operand.at[slot, tile], value, wg.interpreted)
     plgpu.commit_smem()
-    for tile, first, output in zip(tiles, firsts, outputs, strict=True):
-        target = output.at[block.time(number), block.rows, block.units(first)]
-        plgpu.copy_smem_to_gmem(tile, target, commit_group=False)
+    outputs = [(wg.outputs[0], tile * UNITS) for tile in tiles]
+    outputs += [(output, wg.group * UNITS) for output in wg.outputs[1 : 1 + len(memory["emitted"])]]
+    for ref, (output, first) in zip(shown, outputs, strict=True):
+        target = output.at[wg.time(number), wg.rows, pl.ds(first, UNITS)]
+        plgpu.copy_smem_to_gmem(ref, target, commit_group=False)
     plgpu.commit_smem_to_gmem_group()
 
 
-def _meet(block: _Block) -> None:
+def _operands_of_others(wg: _Warpgroup) -> list[Any]:
+    """The operands in the shared memory of the other CTAs of the cluster."""
+    if wg.interpreted:
+        return [memory["operand"] for cta, memory in enumerate(wg.memories) if cta != wg.cta]
+    # Each begins with the next one, so that no CTA is written to by all at once.
+    others = [lax.rem(wg.cta + turn, wg.ctas) for turn in range(1, wg.ctas)]
+    return [plgpu.cluster_ref(wg.memory["operand"], {"cta": cta}) for cta in others]
+
+
+def _meet(wg: _Warpgroup) -> None:
     """Waits until the operands of all warpgroups are there.
 
-    One wait a step is enough: the slot that is filled next was multiplied before it.
+    One wait a step is enough: the slot that is filled next was multiplied before it. After the last one no
+    CTA writes to another, so that each may end when it likes.
     """
-    plgpu.barrier_arrive(block.scratch["together"])
-    plgpu.barrier_wait(block.scratch["together"])
+    if wg.ctas > 1 and not wg.interpreted:
+        _cluster_barrier()
+        # For the matrix instruction to see what other CTAs wrote: their `commit_smem` was for their memory.
+        plgpu.commit_smem()
+    else:
+        plgpu.barrier_arrive(wg.memory["together"])
+        plgpu.barrier_wait(wg.memory["together"])
 
 
-def _tiles(shape: tuple[int, ...], dtype: Any) -> Any:
+@plgpu.inline_mgpu()
+def _cluster_barrier(_) -> None:
+    """Waits for all threads of the cluster, and sees what they wrote to shared memory before.
+
+    PTX promises this of the hardware's barrier. Of `plgpu.ClusterBarrier`, whose arrivals release what a
+    thread wrote in the scope of its own CTA, it does not.
+    """
+    nvvm.cluster_arrive(aligned=True)
+    nvvm.cluster_wait(aligned=True)
+
+
+def _tiles(array: jax.ShapeDtypeStruct) -> Any:
     """Shared memory for `[..., rows, columns]`, laid out as the matrix instruction reads it."""
-    columns = 128 // jnp.dtype(dtype).itemsize
+    columns = 128 // array.dtype.itemsize
     transforms = (plgpu.TilingTransform((8, columns)), plgpu.SwizzleTransform(128))
-    return plgpu.SMEM(shape, dtype, transforms=transforms)
+    return plgpu.SMEM(array.shape, array.dtype, transforms=transforms)
 
 
 # The interpreter of jax 0.10 knows neither transposed references nor layouts, so these two and `_products`

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lstmx.implementations.pallas_kernel import ROWS, UNITS, Elements, Plane, recurrence
+from lstmx.implementations.pallas_kernel import Elements, Plane, recurrence
+from lstmx.implementations.pallas_memory import ROWS, UNITS
 
 
 class Factors(NamedTuple):

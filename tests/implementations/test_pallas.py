@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 import lstmx
-from lstmx.implementations import choice, pallas
+from lstmx.implementations import choice, pallas, pallas_memory
 
 # A relative error in the norm; bfloat16 has 8 bits, and the reference comes to half of it.
 TOLERANCE = 0.01
@@ -20,17 +21,13 @@ CASES = {
     "one step": (64, 2, 1, {}),
     "one row, reverse": (100, 1, 3, {"reverse": True}),
     "two warpgroups, two tiles": (128, 9, 3, {}),
+    "three CTAs, two tiles": (192, 9, 2, {}),
+    "four CTAs, states, reverse": (250, 1, 2, {"return_states": True, "reverse": True}),
+    "five CTAs, lengths": (320, 3, 3, {"lengths": np.array([3, 0, 2])}),
     "lengths": (16, 4, 4, {"lengths": np.array([4, 0, 3, 1])}),
     "states, holes, reverse": (16, 3, 4, {"return_states": True, "reverse": True, "mask": MASK}),
 }
 cases = pytest.mark.parametrize("name", CASES)
-
-
-# Tiny loops: most of the time is the compiler's.
-QUICK = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    QUICK["xla_cpu_use_fusion_emitters"] = False
-jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +70,7 @@ def loss(cell, params, xs, state, **options):
 def gradients(cell, case, **options):
     """The results, and the gradients with respect to parameters, xs and initial state."""
     compute = jax.value_and_grad(functools.partial(loss, cell, **options), (0, 1, 2), has_aux=True)
-    (_, results), grads = jit(compute)(*case)
+    (_, results), grads = quick.jit(compute)(*case)
     return results, grads
 
 
@@ -202,8 +199,8 @@ def test_resets_are_refused():
     ("cell", "remat", "reason"),
     [
         (cell_of(16), None, None),
-        (cell_of(128, learn_initial_state=True, use_bias=False), "gates", None),
-        (cell_of(129), None, "hidden_size <= 128, got 129"),
+        (cell_of(320, learn_initial_state=True, use_bias=False), "gates", None),
+        (cell_of(321), None, "hidden_size <= 320, got 321"),
         (cell_of(16, "float32"), None, "computes in bfloat16, got float32"),
         (cell_of(16, peephole=True), None, "plain LSTM only"),
         (cell_of(16, num_heads=2), None, "num_heads=2"),
@@ -229,13 +226,39 @@ def test_needs_hopper(capability, reason, monkeypatch):
     assert "needs an NVIDIA GPU" in pallas.refusal(choice.Job(cell_of(16), platform="cpu"))
 
 
-@pytest.mark.parametrize("hidden", [64, 128])
-@pytest.mark.parametrize("options", [{}, {"lengths": np.array([5, 0, 3]), "return_states": True}])
-def test_lowers_for_a_gpu(hidden, options, monkeypatch):
-    """The other path of the kernel, as far as it goes without a GPU: to MLIR with its layouts and copies."""
+ALL = {"lengths": np.array([5, 0, 3]), "return_states": True}
+
+
+def lowered(hidden, monkeypatch, **options):
+    """The gradient for a GPU, as far as it goes without one: to MLIR with its layouts and copies."""
     pallas._interpreted.set(False)
     monkeypatch.setattr(pallas, "refusal", lambda job: None)
     run = functools.partial(loss, cell_of(hidden), implementation="pallas", **options)
     traced = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True)).trace(*arrays(hidden, 3, 5))
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(("hidden", "options"), [(64, {}), (128, ALL), (192, {}), (320, ALL)])
+def test_lowers_for_a_gpu(hidden, options, monkeypatch):
+    """The other paths of the kernel; the names of operations stay legible in what they are packed into."""
+    text = lowered(hidden, monkeypatch, **options)
     assert text.count("@mosaic_gpu_v2") == 2
+    # The addresses of other CTAs, and the meetings.
+    for operation in ("nvvm.mapa", "nvvm.cluster.arrive", "nvvm.cluster.wait"):
+        assert text.count(operation + "\\00") == (2 if hidden > 128 else 0)
+
+
+@pytest.mark.parametrize(("hidden", "ctas"), [(1, 1), (128, 1), (129, 3), (256, 4), (320, 5), (321, None)])
+def test_ctas(hidden, ctas):
+    assert pallas_memory.fewest_ctas(pallas_memory.BACKWARD, -(-hidden // 64)) == ctas
+
+
+def test_memory_is_counted_for_all_options(monkeypatch):
+    """For the steps as they are with all options, and to the byte, as Mosaic does for one size too many."""
+    steps = []
+    monkeypatch.setattr(pallas_memory, "fewest_ctas", lambda step, groups: steps.append(step) or groups)
+    bytes_ = pallas_memory.taken(pallas_memory.BACKWARD, 6, 6)
+    assert bytes_ > pallas_memory.BYTES
+    with pytest.raises(ValueError, match=f"smem_bytes={bytes_} > max_smem_bytes={pallas_memory.BYTES}"):
+        lowered(384, monkeypatch, **ALL)
+    assert set(steps) == {pallas_memory.FORWARD, pallas_memory.BACKWARD}
