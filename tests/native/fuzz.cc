@@ -424,13 +424,14 @@ Outputs run_with(const Inputs& in, int threads, Random& random) {
   for (int k = 0; k < threads; ++k) delays.push_back(random.chance(0.3) ? 0 : int(random.below(300)));
   Outputs out;
   {
-    lstmx::Team team(threads, [&](std::function<void()> work) {
-      if (!own) return lstmx::Helpers::instance().offer(std::move(work), threads - 1);
-      const auto delay = std::chrono::microseconds(delays[started.size()]);
-      started.emplace_back([work = std::move(work), delay] {
-        std::this_thread::sleep_for(delay);
-        work();
-      });
+    lstmx::Team team(threads, [&](const std::function<void()>& work) {
+      if (!own) return lstmx::Helpers::instance().offer(work, threads - 1, random.chance(0.3));
+      for (int k = 1; k < threads; ++k) {
+        started.emplace_back([work, delay = std::chrono::microseconds(delays[k])] {
+          std::this_thread::sleep_for(delay);
+          work();
+        });
+      }
     });
     out = run<Cell>(in, team);
   }

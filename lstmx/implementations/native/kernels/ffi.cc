@@ -31,15 +31,18 @@ Problem problem_of(bool reverse, const Array& x, const Array& input, const Array
           data(c0),  data(fresh_h),   data(fresh_c),   data(keep),                data(resets)};
 }
 
-// Below this many floating point operations another thread would come too late.
-constexpr double kWorthATeam = 4e5;
+// Below so many floating point operations another thread would come too late; or one that is yet to be started.
+constexpr double kWorthATeam = 4e5, kWorthAThread = 5e6;
 
 template <typename Pass, typename Call>
 ffi::Error run(const Call& call, int gates, ffi::ThreadPool& pool) {
   const double work = 2.0 * call.steps * call.batch * gates * call.units * (call.units + call.features);
   const int size = work < kWorthATeam ? 1 : int(std::max<int64_t>(1, pool.num_threads()));
+  const auto schedule = [&](const std::function<void()>& help) {
+    Helpers::instance().offer(help, size - 1, work < kWorthAThread);
+  };
   try {
-    Team team(size, [k = 0](std::function<void()> f) mutable { Helpers::instance().offer(std::move(f), k++); });
+    Team team(size, schedule);
     Pass(call, team).run();
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lstmx: out of memory in a native kernel");

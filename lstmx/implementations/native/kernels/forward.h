@@ -46,18 +46,10 @@ class ForwardPass {
 
   void run() {
     prepare();
-    const int64_t parts = (p_.steps + steps_at_once_ - 1) / steps_at_once_;
-    if (hoists_) team_.run(map_items(0), [&](int64_t k) { map(0, k); });
-    for (int64_t part = 0; part < parts; ++part) {
-      // While the loop runs, the next part's inputs go through their map.
-      const int64_t ahead = hoists_ && part + 1 < parts ? map_items(part + 1) : 0;
-      team_.run(chunks_ + ahead, [&](int64_t k) {
-        if (k < chunks_) {
-          loop(part, k);
-        } else {
-          map(part + 1, k - chunks_);
-        }
-      });
+    if (p_.steps == 1) {
+      single_step();
+    } else {
+      all_steps();
     }
     finish();
   }
@@ -65,6 +57,7 @@ class ForwardPass {
  private:
   static constexpr int kSlots = Cell::kSlots, kGates = Cell::kGates;
   static constexpr int64_t kTapeBlock = Cell::kKept * kLanes;
+  static constexpr int64_t kWide = 4;
 
   struct Row {
     const float* z;
@@ -78,6 +71,30 @@ class ForwardPass {
     std::vector<const float*> x, h;
     std::vector<Row> rest;
   };
+
+  void all_steps() {
+    const int64_t parts = (p_.steps + steps_at_once_ - 1) / steps_at_once_;
+    if (hoists_) team_.run(map_items(0), [&](int64_t k) { map(0, k); });
+    for (int64_t part = 0; part < parts; ++part) {
+      // While the loop runs, the next part's inputs go through their map.
+      const int64_t ahead = hoists_ && part + 1 < parts ? map_items(part + 1) : 0;
+      team_.run(chunks_ + ahead, [&](int64_t k) {
+        if (k < chunks_) {
+          loop(part, k);
+        } else {
+          map(part + 1, k - chunks_);
+        }
+      });
+    }
+  }
+
+  // Split by units, not rows: each core then reads its own part of the weights, the same at every call.
+  void single_step() {
+    Rows rows(p_.batch);
+    gather(rows, 0, 0, 0, p_.batch);
+    const auto item = [&](int64_t k) { tiles(rows, k * kWide, std::min(blocks_, (k + 1) * kWide)); };
+    team_.run((blocks_ + kWide - 1) / kWide, item, Team::kFromBothEnds);
+  }
 
   // Chunks of rows run all their steps by themselves: one for each thread, more where tiles stay full.
   int64_t chunk_count() const {
@@ -178,16 +195,20 @@ class ForwardPass {
     Rows rows(end - begin);
     for (int64_t step = part * steps_at_once_; step < last; ++step) {
       gather(rows, part, step, begin, end);
-      const int64_t count = int64_t(rows.x.size());
-      int64_t j = 0;
-      if (count == 1 && !packs_ && !hoists_) {
-        for (; (j + kWide) * kLanes <= p_.units; j += kWide) wide_tile(rows, j);
-      }
-      for (; j < blocks_; ++j) {
-        split(count, kRows, [&](int64_t first, int64_t size) {
-          with_constant<kRows>(int(size), [&](auto n) { tile<decltype(n)::value>(rows, first, j); });
-        });
-      }
+      tiles(rows, 0, blocks_);
+    }
+  }
+
+  // A step of the blocks of units j .. end - 1.
+  void tiles(const Rows& rows, int64_t j, int64_t end) {
+    const int64_t count = int64_t(rows.x.size());
+    if (count == 1 && !packs_ && !hoists_) {
+      for (; j + kWide <= end && (j + kWide) * kLanes <= p_.units; j += kWide) wide_tile(rows, j);
+    }
+    for (; j < end; ++j) {
+      split(count, kRows, [&](int64_t first, int64_t size) {
+        with_constant<kRows>(int(size), [&](auto n) { tile<decltype(n)::value>(rows, first, j); });
+      });
     }
   }
 
@@ -262,7 +283,6 @@ class ForwardPass {
 
   // A single row, by weights as they are given: several blocks at once, so that what is read of a row of
   // weights lies together.
-  static constexpr int kWide = 4;
   void wide_tile(const Rows& rows, int64_t j) {
     Vec sum[kWide][kSlots];
     for (int b = 0; b < kWide; ++b) start(sum[b], bias_.data() + (j + b) * kSlots * kLanes);

@@ -1,17 +1,18 @@
 // The process's own threads for the phases of a Team.
 //
 // XLA's pool would do, but a thread that is woken often comes to run on the caller's core, above all on virtual
-// machines, where a core at rest does not look idle, and is moved only after milliseconds. A helper that
-// finds itself there leaves its place to a new thread, because the kernel puts new threads on the least busy
-// core; from then on it is woken where it ran last. None of them is ever waited for, and no thread's affinity
-// is touched.
+// machines, where a core at rest does not look idle, and is moved only by the scheduler's next tick, as is a new
+// thread after a pause. So no helper is ever woken: it looks out for the next call by itself, first without
+// a break, then from sleeps that grow with its idleness, whose timers wake it on its own core; and ends in the
+// end. Callers turn to helpers on other cores than their own, and start new ones where there are too few.
+// None is ever waited for, and no thread's affinity is touched.
 #pragma once
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,9 @@ namespace lstmx {
 
 class Helpers {
  public:
+  using Clock = std::chrono::steady_clock;
+  using Work = std::function<void()>;
+
   // Never destroyed: a helper may still look out for work when the process ends. A forked child has none of
   // its parent's threads, and makes its own.
   static Helpers& instance() {
@@ -39,85 +43,92 @@ class Helpers {
     return *helpers;
   }
 
-  // Gives work to helper k, counted from 0; drops it if that one is busy.
-  void offer(std::function<void()> work, int k) {
+  // Gives work to `count` helpers, or to fewer. If it is short by itself, it is worth new threads only when calls
+  // come one upon another.
+  void offer(const Work& work, int count, bool is_short) {
     std::lock_guard<std::mutex> lock(mutex_);
-    while (k >= int(helpers_.size())) {
-      auto helper = std::make_unique<Helper>();
-      if (!start(helper.get())) return;
-      helpers_.push_back(std::move(helper));
+    const Clock::time_point now = Clock::now();
+    const bool may_start = !is_short || now - last_offer_ < kLookOut;
+    last_offer_ = now;
+    const auto gone = [](const auto& helper) { return helper->state == kGone; };
+    helpers_.erase(std::remove_if(helpers_.begin(), helpers_.end(), gone), helpers_.end());
+    const int core = this_core();
+    int missing = count;
+    for (const auto& helper : helpers_) {
+      const bool is_elsewhere = core < 0 || helper->core != core;
+      if (missing > 0 && is_elsewhere && helper->accept(work)) --missing;
     }
-    helpers_[k]->accept(std::move(work));
+    // Twice as many as asked for are enough, for any core that callers come to run on.
+    missing = std::min(missing, 2 * count - int(helpers_.size()));
+    if (may_start && missing > 0) start(work, missing);
   }
 
  private:
-  // For how long a helper looks out for more work before it sleeps: the next call of a training step is near.
-  static constexpr std::chrono::microseconds kLookOut{200};
+  // For how long a helper looks out without a break, for how long it sleeps (after an idle time of t, t / 16
+  // within these bounds), and for how long it stays at all.
+  static constexpr std::chrono::microseconds kLookOut{500}, kShortest{50}, kLongest{500}, kStay{500000};
+
+  enum State { kLooking, kAccepting, kGiven, kWorking, kGone };
 
   struct Helper {
-    std::mutex mutex;
-    std::condition_variable wake;
-    std::function<void()> work;
-    int callers_core = -1;
-    std::atomic<bool> has_work{false}, is_busy{false};
+    std::atomic<State> state{kGiven};
+    std::atomic<int> core{-1};  // where it was last
+    Work work;                  // of whoever brought the state to kAccepting or kWorking
 
-    // Work that it has not begun yet is that of a call which is over, or will be soon: it gives way.
-    void accept(std::function<void()> given) {
-      if (is_busy.load(std::memory_order_acquire)) return;
-      {
-        std::lock_guard<std::mutex> lock(mutex);
-        work = std::move(given);
-        callers_core = this_core();
-        has_work.store(true, std::memory_order_release);
-      }
-      wake.notify_one();
+    explicit Helper(Work first) : work(std::move(first)) {}
+
+    bool move(State from, State to) { return state.compare_exchange_strong(from, to); }
+
+    bool accept(const Work& given) {
+      if (!move(kLooking, kAccepting)) return false;
+      work = given;
+      state = kGiven;
+      return true;
     }
 
     void live() {
+      Clock::time_point last = Clock::now();
       for (;;) {
-        await();
-        std::function<void()> mine;
-        {
-          std::lock_guard<std::mutex> lock(mutex);
-          const int core = this_core();
-          if (core >= 0 && core == callers_core) {
-            callers_core = -1;  // move once, wherever that leads
-            if (start(this)) return;
-          }
-          is_busy.store(true, std::memory_order_release);
-          has_work.store(false, std::memory_order_relaxed);
-          mine.swap(work);
-        }
-        mine();
-        is_busy.store(false, std::memory_order_release);
-      }
-    }
-
-    void await() {
-      const auto until = std::chrono::steady_clock::now() + kLookOut;
-      while (!has_work.load(std::memory_order_acquire)) {
-        if (std::chrono::steady_clock::now() < until) {
-          std::this_thread::yield();
+        core = this_core();
+        if (move(kGiven, kWorking)) {
+          work();
+          work = nullptr;
+          state = kLooking;
+          last = Clock::now();
           continue;
         }
-        std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [this] { return has_work.load(std::memory_order_acquire); });
+        const auto idle = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - last);
+        if (idle < kLookOut) {
+          std::this_thread::yield();
+        } else if (idle < kStay) {
+          std::this_thread::sleep_for(std::clamp(idle / 16, kShortest, kLongest));
+        } else if (move(kLooking, kGone)) {
+          return;
+        }
       }
     }
   };
 
-  // Without threads to be had, callers do all work themselves.
-  static bool start(Helper* helper) {
+  // Starting a thread takes tens of microseconds: each new one starts the next. Called with the lock held.
+  void start(const Work& work, int count) {
+    auto helper = std::make_shared<Helper>(work);
     try {
-      std::thread([helper] { helper->live(); }).detach();
-      return true;
+      std::thread([this, helper, work, count] {
+        if (count > 1) {
+          std::lock_guard<std::mutex> lock(mutex_);
+          start(work, count - 1);
+        }
+        helper->live();
+      }).detach();
+      helpers_.push_back(helper);
     } catch (const std::system_error&) {
-      return false;
+      // Without threads to be had, callers do all work themselves.
     }
   }
 
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Helper>> helpers_;
+  std::vector<std::shared_ptr<Helper>> helpers_;
+  Clock::time_point last_offer_{};
 };
 
 }  // namespace lstmx

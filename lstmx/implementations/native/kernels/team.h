@@ -1,4 +1,4 @@
-// Threads that share the items of a phase: whoever is free takes the next.
+// Threads that share the items of a phase: whoever is free takes the next one.
 //
 // The caller never waits for a thread to begin: a helper that starts late finds what is left, or nothing.
 // What an item computes does not depend on who runs it, so neither do the results.
@@ -42,22 +42,26 @@ inline void relax(int& spins) {
 
 class Team {
  public:
-  using Schedule = std::function<void(std::function<void()>)>;
+  using Schedule = std::function<void(const std::function<void()>&)>;
 
-  // `schedule` hands a function to another thread; it is called `size - 1` times.
+  // `schedule` hands a function to `size - 1` other threads.
   Team(int size, const Schedule& schedule) : size_(size), state_(std::make_shared<State>()) {
-    for (int k = 1; k < size; ++k) {
-      schedule([state = state_] { help(*state); });
-    }
+    if (size > 1) schedule([state = state_] { help(*state); });
   }
   ~Team() { state_->finished.store(true, std::memory_order_release); }
   Team(const Team&) = delete;
 
   int size() const { return size_; }
 
+  // Who takes which end of the items.
+  enum Order : uint64_t {
+    kFirstToLast,
+    kFromBothEnds,  // helpers begin with the last, so that each core meets the same items at every call
+  };
+
   // Calls item(0) .. item(count - 1), each once, and returns when all are done.
   template <typename Item>
-  void run(int64_t count, const Item& item) {
+  void run(int64_t count, const Item& item, Order order = kFirstToLast) {
     if (count <= 0) return;
     if (size_ == 1 || count == 1) {
       for (int64_t k = 0; k < count; ++k) item(k);
@@ -68,15 +72,16 @@ class Team {
     state.call = [](const void* item, int64_t k) { (*static_cast<const Item*>(item))(k); };
     state.remaining.store(count, std::memory_order_relaxed);
     phase_ = (phase_ + 1) & kMask;
-    state.head.store(phase_ << (2 * kBits) | uint64_t(count) << kBits, std::memory_order_release);
-    while (take(state)) {
+    const uint64_t head = order << (3 * kBits) | phase_ << (2 * kBits) | uint64_t(count) << kBits;
+    state.head.store(head, std::memory_order_release);
+    while (take(state, false)) {
     }
     int spins = 0;
     while (state.remaining.load(std::memory_order_acquire) > 0) relax(spins);
   }
 
  private:
-  // One word holds the phase, the number of its items and the next one, so that taking an item is one
+  // One word holds the order, the phase, the end of its items and the next one, so that taking an item is one
   // compare-and-swap, which fails if the phase is over.
   static constexpr int kBits = 21;
   static constexpr uint64_t kMask = (uint64_t(1) << kBits) - 1;
@@ -89,13 +94,17 @@ class Team {
     void (*call)(const void*, int64_t) = nullptr;
   };
 
-  static bool take(State& state) {
-    uint64_t head = state.head.load(std::memory_order_acquire);
+  static bool take(State& state, bool is_helper) {
+    uint64_t head = state.head.load(std::memory_order_acquire), item, rest;
     do {
-      if ((head & kMask) >= (head >> kBits & kMask)) return false;
-    } while (!state.head.compare_exchange_weak(head, head + 1, std::memory_order_acq_rel));
+      const uint64_t next = head & kMask, end = head >> kBits & kMask;
+      if (next >= end) return false;
+      const bool takes_last = is_helper && head >> (3 * kBits) == kFromBothEnds;
+      item = takes_last ? end - 1 : next;
+      rest = takes_last ? head - (kMask + 1) : head + 1;
+    } while (!state.head.compare_exchange_weak(head, rest, std::memory_order_acq_rel));
     // The phase cannot end before this item does, so these two are still its own.
-    state.call(state.item, int64_t(head & kMask));
+    state.call(state.item, int64_t(item));
     state.remaining.fetch_sub(1, std::memory_order_release);
     return true;
   }
@@ -103,7 +112,7 @@ class Team {
   static void help(State& state) {
     int spins = 0;
     while (!state.finished.load(std::memory_order_acquire)) {
-      if (take(state)) {
+      if (take(state, true)) {
         spins = 0;
       } else {
         relax(spins);
