@@ -21,8 +21,12 @@ CELLS = {
     "lstm-no-bias": functools.partial(lstmx.LSTM, use_bias=False),
     "gru": lstmx.GRU,
     "gru-no-bias": functools.partial(lstmx.GRU, use_bias=False),
+    "elman": lstmx.Elman,
+    "elman-relu": functools.partial(lstmx.Elman, activation="relu"),
+    "elman-no-bias": functools.partial(lstmx.Elman, use_bias=False),
 }
 both = pytest.mark.parametrize("name", ["lstm", "gru"])
+each = pytest.mark.parametrize("name", ["lstm", "gru", "elman", "elman-relu"])
 
 
 def gradients(cell, case, **options):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from losses import EVERY, LENGTHS, MASK, OPTIONS, RESETS, loss_and_results_of, loss_of
-from native_oracle import CELLS, assert_exact, both, case_of, compiled, error, exact, gradients
+from native_oracle import CELLS, assert_exact, both, case_of, compiled, each, error, exact, gradients
 
 import lstmx
 from lstmx.implementations import choice, native
@@ -28,9 +28,10 @@ MORE_OPTIONS = {
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *itertools.product(["lstm", "gru"], MORE_OPTIONS),
+        *itertools.product(["lstm", "gru", "elman", "elman-relu"], MORE_OPTIONS),
         ("lstm-no-bias", "plain"),
         ("gru-no-bias", "mask and resets"),
+        ("elman-no-bias", "lengths"),
     ],
 )
 def test_values_and_gradients_are_those_of_float64(name, options):
@@ -39,7 +40,7 @@ def test_values_and_gradients_are_those_of_float64(name, options):
 
 
 @compiled
-@both
+@each
 @pytest.mark.parametrize("batch", [(), (2, 3), (2, 1, 2)])
 def test_any_batch_axes(name, batch):
     cell = CELLS[name](3)
@@ -74,7 +75,7 @@ LARGE = {
 
 
 @compiled
-@both
+@each
 @pytest.mark.parametrize("sizes", LARGE)
 def test_sizes_that_are_treated_apart(name, sizes):
     steps, batch, features, units = LARGE[sizes]
@@ -102,6 +103,8 @@ def test_sizes_that_are_treated_apart(name, sizes):
 @example("gru", 1, 3, 1, 37, "both", True)
 @example("lstm", 9, 3, 4, 37, "both", False)
 @example("gru", 9, 1, 4, 1, "lengths", False)
+@example("elman", 1, 3, 1, 37, "mask", False)
+@example("elman-relu", 9, 1, 17, 1, "resets", True)
 def test_any_shape(name, steps, batch, features, units, flags, reverse):
     cell, rng = CELLS[name](units), np.random.default_rng(steps + batch + units)
     options = {"reverse": reverse}
@@ -130,7 +133,7 @@ def test_half_precision_parameters_computed_in_single(name):
 
 
 @compiled
-@both
+@each
 def test_gates_saturate(name):
     cell = CELLS[name](9)
     params, xs, state = case_of(cell)
@@ -144,7 +147,7 @@ def test_gates_saturate(name):
 
 
 @compiled
-@both
+@pytest.mark.parametrize("name", ["lstm", "gru", "elman"])  # the slope of relu at NaN is 0
 @pytest.mark.parametrize("batch", [4, 33])
 def test_nan_stays_where_it_is(name, batch):
     cell = CELLS[name](9)
@@ -216,7 +219,7 @@ def test_the_same_bits_every_time(name):
 
 
 @compiled
-@both
+@each
 @pytest.mark.parametrize(("steps", "batch"), [(0, 2), (3, 0), (0, 0)])
 def test_nothing_to_do(name, steps, batch):
     cell = CELLS[name](3)
@@ -228,7 +231,8 @@ def test_nothing_to_do(name, steps, batch):
 
 REFUSED = {
     "runs on CPUs, and the platform is gpu": choice.Job(lstmx.LSTM(4), platform="gpu"),
-    "for LSTM and GRU alone, got Elman": choice.Job(lstmx.Elman(4)),
+    "for LSTM, GRU and Elman alone, got SLSTM": choice.Job(lstmx.SLSTM(4)),
+    "options or heads, got Elman": choice.Job(lstmx.Elman(4, "sigmoid")),
     "for the plain cells, without options": choice.Job(lstmx.LSTM(4, peephole=True)),
     "or heads": choice.Job(lstmx.GRU(4, num_heads=2)),
     "in float32, got bfloat16": choice.Job(lstmx.LSTM(4, dtype=jnp.bfloat16)),
@@ -246,7 +250,7 @@ def test_refusals(reason):
 
 
 @compiled
-@both
+@each
 def test_the_default_on_a_cpu(name):
     assert lstmx.which_implementation(CELLS[name](4)) == "native"
     assert lstmx.which_implementation(CELLS[name](4), remat=4) == "native"

@@ -70,6 +70,16 @@ def test_transformations(name, transform):
 
 @compiled
 @both
+def test_vmap_over_nothing(name):
+    cell = CELLS[name](3)
+    params, xs, state = case_of(cell)
+    grad = jax.grad(loss_of(cell, implementation="native"), EVERY)
+    got = jax.vmap(grad, (None, 0, None))(params, np.zeros((0, *xs.shape), np.float32), state)
+    assert jax.tree.map(np.shape, got) == jax.tree.map(lambda leaf: (0, *leaf.shape), (params, xs, state))
+
+
+@compiled
+@both
 def test_vmap_over_lengths_is_the_longer_batch(name):
     cell, lengths = CELLS[name](3), np.array([4, 0, 1, 3, 2, 4])
     params, xs, _ = case_of(cell, 4, (6,))

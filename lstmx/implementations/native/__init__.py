@@ -1,4 +1,4 @@
-"""C++ kernels for CPUs: the plain LSTM and GRU in float32, forwards and backwards.
+"""C++ kernels for CPUs: the plain LSTM, GRU and Elman cell in float32, forwards and backwards.
 
 The matmuls and the gates of a few rows are one pass over the registers, rows are shared among XLA's threads,
 and in the reverse pass the cotangents of the gates are used up, block of time by block, while they are in the
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lstmx.cells.base import Cell, Params, PyTree, State
+from lstmx.cells.elman import Elman
 from lstmx.cells.gru import GRU
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import fused, reference, reverse_only
@@ -26,17 +27,17 @@ def refusal(job) -> str | None:
     """Why it cannot do a job (`lstmx.implementations.choice.Job`); None if it can.
 
     Example:
-      >>> from lstmx.cells import Elman
+      >>> from lstmx.cells import SLSTM
       >>> from lstmx.implementations.choice import Job
-      >>> refusal(Job(Elman(4)))
-      'has kernels for LSTM and GRU alone, got Elman'
+      >>> refusal(Job(SLSTM(4)))
+      'has kernels for LSTM, GRU and Elman alone, got SLSTM'
     """
     cell = job.cell
     if job.platform != "cpu":
         return f"runs on CPUs, and the platform is {job.platform}"
-    if type(cell) not in (LSTM, GRU):
-        return f"has kernels for LSTM and GRU alone, got {type(cell).__name__}"
-    if not cell.is_plain or cell.num_heads > 1:
+    if type(cell) not in (LSTM, GRU, Elman):
+        return f"has kernels for LSTM, GRU and Elman alone, got {type(cell).__name__}"
+    if not _is_plain(cell) or cell.num_heads > 1:
         return f"has kernels for the plain cells, without options or heads, got {cell}"
     if cell.dtype is not None and jnp.dtype(cell.dtype) != jnp.float32:
         return f"computes in float32, got {jnp.dtype(cell.dtype).name}"
@@ -67,7 +68,7 @@ def run(
         )  # fmt: skip
     batch, units, is_lstm = batch_shape(cell, xs), cell.hidden_size, isinstance(cell, LSTM)
     rows = math.prod(batch)
-    kernel = Kernel("lstm" if is_lstm else "gru", units, reverse)
+    kernel = Kernel(_name(cell), units, reverse)
 
     def flat(leaf):
         return leaf.reshape(rows, units).astype(jnp.float32)
@@ -97,14 +98,24 @@ def run(
     return final, LSTMState(c=shaped(shown.cells, state.c), h=ys) if states else ys
 
 
-def _slot_biases(cell: LSTM | GRU, params: Params) -> jax.Array:
-    """The constants of the pre-activations, `[4, H]`: of a GRU reset, update, and both parts of n."""
+def _name(cell: LSTM | GRU | Elman) -> str:
+    return f"elman_{cell.activation}" if isinstance(cell, Elman) else type(cell).__name__.lower()
+
+
+def _is_plain(cell: LSTM | GRU | Elman) -> bool:
+    if isinstance(cell, Elman):
+        return cell.activation in ("tanh", "relu") and cell.gate_clip is None
+    return cell.is_plain
+
+
+def _slot_biases(cell: LSTM | GRU | Elman, params: Params) -> jax.Array:
+    """The constants of the pre-activations, `[slots, H]`."""
     units = cell.hidden_size
     if not cell.use_bias:
-        return jnp.zeros((4, units), jnp.float32)
+        return jnp.zeros((1 if isinstance(cell, Elman) else 4, units), jnp.float32)
     bias = params.input["bias"].astype(jnp.float32)
-    if isinstance(cell, LSTM):
-        return bias.reshape(4, units)
+    if not isinstance(cell, GRU):
+        return bias.reshape(-1, units)
     bias, recurrent = bias.reshape(3, units), params.recurrent["bias"].astype(jnp.float32).reshape(3, units)
     return jnp.concatenate([bias[:2] + recurrent[:2], bias[2:], recurrent[2:]])
 

@@ -15,8 +15,8 @@ from lstmx.implementations import fused
 from lstmx.implementations.native import library
 from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Shown, in_jax
 
-_KEPT = {"lstm": 5, "gru": 4}  # vectors of the tape for each vector of units, as in kernels/cells.h
-
+# Vectors of the tape for each vector of units, as in kernels/cells.h.
+_KEPT = {"lstm": 5, "gru": 4, "elman_tanh": 1, "elman_relu": 1}
 
 # Axes by letters: t time, b batch, d input features, g gates * H, h units, s slots, w floats of the tape of a
 # step and row; 0 stands for an array that is not there.
@@ -64,6 +64,10 @@ def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
     @call.def_vmap
     def _(size, batched, arrays):
         batched = batched[0]
+        if size == 0:
+            one = [jax.ShapeDtypeStruct(a.shape[b:], a.dtype) for a, b in zip(arrays, batched, strict=True)]
+            results = [jnp.zeros((0, *r.shape), r.dtype) for r in jax.eval_shape(call, one)]
+            return results, [True] * len(outputs)
         weights = [k for k, axes in enumerate(operands) if axes in _WEIGHTS]
         if backward or any(batched[k] for k in weights):
             # Each has weights, or gradients of weights, of its own.

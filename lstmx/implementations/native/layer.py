@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstmx.cells.base import Params, with_dtype
+from lstmx.cells.base import Cell, Params, with_dtype
+from lstmx.cells.elman import Elman
 from lstmx.cells.gru import GRU
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations.reference import Sequence
@@ -15,7 +16,7 @@ from lstmx.implementations.reference import Sequence
 class Kernel(NamedTuple):
     """Which kernel, for which layer."""
 
-    name: str  # "lstm" or "gru"
+    name: str  # one of library.KERNELS
     units: int
     reverse: bool
 
@@ -26,7 +27,7 @@ class Arrays(NamedTuple):
     x: jax.Array  # [T, B, D]
     input: jax.Array  # [D, gates * H]
     recurrent: jax.Array  # [H, gates * H]
-    bias: jax.Array  # [4, H]
+    bias: jax.Array  # [slots, H]: of a GRU reset, update, and both parts of n
     h: jax.Array  # [B, H]
     c: jax.Array | None  # [B, H]
     fresh_h: jax.Array | None  # [B, H]
@@ -57,16 +58,7 @@ def in_jax(run: Callable, kernel: Kernel, arrays: Arrays, flags: Flags, wants_ce
       kernel: the kernel that it stands for, and so on.
       wants_cells: whether to return c of all steps.
     """
-    if kernel.name == "lstm":
-        cell, bias = LSTM(kernel.units), arrays.bias.reshape(-1)
-        params = Params({"kernel": arrays.input, "bias": bias}, {"kernel": arrays.recurrent})
-    else:
-        cell, zeros = GRU(kernel.units), jnp.zeros_like(arrays.bias[:2])
-        recurrent = {
-            "kernel": arrays.recurrent,
-            "bias": jnp.concatenate([zeros, arrays.bias[3:]]).reshape(-1),
-        }
-        params = Params({"kernel": arrays.input, "bias": arrays.bias[:3].reshape(-1)}, recurrent)
+    cell, params = _cell_and_params(kernel, arrays)
 
     def state(h, c):
         return LSTMState(c=c, h=h) if kernel.name == "lstm" else h
@@ -78,6 +70,19 @@ def in_jax(run: Callable, kernel: Kernel, arrays: Arrays, flags: Flags, wants_ce
         Sequence(arrays.x, flags.keep, flags.resets),
         reverse=kernel.reverse, unroll=1, remat=None, states=True,
     )  # fmt: skip
-    if kernel.name == "gru":
+    if kernel.name != "lstm":
         return Shown(states, final, None, None)
     return Shown(states.h, final.h, final.c, states.c if wants_cells else None)
+
+
+def _cell_and_params(kernel: Kernel, arrays: Arrays) -> tuple[Cell, Params]:
+    recurrent, bias = {"kernel": arrays.recurrent}, arrays.bias
+    if kernel.name == "gru":
+        cell, zeros = GRU(kernel.units), jnp.zeros_like(bias[:2])
+        recurrent["bias"] = jnp.concatenate([zeros, bias[3:]]).reshape(-1)
+        bias = bias[:3]
+    elif kernel.name == "lstm":
+        cell = LSTM(kernel.units)
+    else:
+        cell = Elman(kernel.units, kernel.name.removeprefix("elman_"))
+    return cell, Params({"kernel": arrays.input, "bias": bias.reshape(-1)}, recurrent)

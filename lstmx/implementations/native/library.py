@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -33,7 +34,7 @@ except ImportError:  # not a POSIX system
     fcntl = None
 
 SOURCES = Path(__file__).parent / "kernels"
-TARGETS = ("lstm_forward", "lstm_backward", "gru_forward", "gru_backward")
+KERNELS = ("lstm", "gru", "elman_tanh", "elman_relu")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared")
 
 _log = logging.getLogger(__name__)
@@ -68,9 +69,9 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
         reason = f"has a compiled library that cannot be loaded ({error}); delete it to have it made again"
         warnings.warn(f'implementation "native" {reason}', RuntimeWarning, stacklevel=2)
         return None, reason
-    for target in TARGETS:
-        capsule = jax.ffi.pycapsule(getattr(library, f"lstmx_{target}"))
-        jax.ffi.register_ffi_target(f"lstmx_{target}", capsule, platform="cpu")
+    for kernel, direction in itertools.product(KERNELS, ("forward", "backward")):
+        target = f"lstmx_{kernel}_{direction}"
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library, None
 
 

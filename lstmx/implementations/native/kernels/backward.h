@@ -55,7 +55,7 @@ class BackwardPass {
   // Rows of a part of time, at least where there are as many: the more, the seldomer the gradients of the
   // weights are read and written; the fewer, the nearer the cotangents of the gates.
   static constexpr int64_t kPartRows = 512;
-  static constexpr int64_t kStride = 8;   // of a packed row of a tile of inputs
+  static constexpr int kStride = 8;   // of a packed row of a tile of inputs
   static constexpr int64_t kMapped = 4 * kRows;
 
   // The rows of a block of time that exist, in the order in which the loop meets them.
@@ -270,10 +270,14 @@ class BackwardPass {
     const int64_t k = of_x ? tile : tile - tiles_x_;
     const int64_t begin = features * k / count, size = features * (k + 1) / count - begin;
     float* to = packed_inputs(part, tile);
-    for (size_t i = 0; i < list.row.size(); ++i, to += kStride) {
-      const float* from = (of_x ? p_.x + list.row[i] * features : list.h[i]) + begin;
-      for (int64_t d = 0; d < size; ++d) to[d] = from[d];
-    }
+    // A copy of fixed size is one load and one store; what it takes too much is never read.
+    const int64_t copied = begin + kStride <= features ? kStride : size;
+    with_constant<kStride>(int(copied), [&](auto floats) {
+      for (size_t i = 0; i < list.row.size(); ++i, to += kStride) {
+        const float* from = (of_x ? p_.x + list.row[i] * features : list.h[i]) + begin;
+        std::memcpy(to, from, sizeof(float) * decltype(floats)::value);
+      }
+    });
   }
 
   // What a part of time adds to the gradients of the weights of one vector of units.

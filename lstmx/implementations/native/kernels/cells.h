@@ -79,4 +79,28 @@ struct Gru {
   }
 };
 
+// The simple recurrent network: one gate, which is the state.
+template <bool kRelu>
+struct Elman {
+  static constexpr int kGates = 1, kSlots = 1, kKept = 1;
+  static constexpr int kInput[] = {0}, kRecurrent[] = {0};
+  static constexpr bool kHasCell = false;
+
+  template <bool kTraining>
+  static LSTMX_INLINE Vec forward(const Vec* a, Vec&, Vec, float* tape) {
+    Vec h = kRelu ? (a[0] < 0.0f ? Vec{} : a[0]) : tanh(a[0]);
+    if (kTraining) store(tape, h);
+    return h;
+  }
+
+  static LSTMX_INLINE Vec kept_cell(const float*) { return Vec{}; }
+  static LSTMX_INLINE void keep_cell(float*, Vec) {}
+
+  static LSTMX_INLINE Vec backward(const float* tape, Vec, Vec, Vec dh, Vec&, Vec* da) {
+    Vec h = load(tape);
+    da[0] = kRelu ? (h > 0.0f ? dh : Vec{}) : dh * (1.0f - h * h);
+    return Vec{};
+  }
+};
+
 }  // namespace lstmx

@@ -100,10 +100,14 @@ auto backward_binding() {
 }  // namespace
 }  // namespace lstmx
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_lstm_forward, lstmx::forward<lstmx::Lstm>, lstmx::forward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_lstm_backward, lstmx::backward<lstmx::Lstm>, lstmx::backward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_gru_forward, lstmx::forward<lstmx::Gru>, lstmx::forward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_gru_backward, lstmx::backward<lstmx::Gru>, lstmx::backward_binding());
+#define LSTMX_DEFINE(name, Cell)                                                                      \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_##name##_forward, lstmx::forward<Cell>, lstmx::forward_binding()); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmx_##name##_backward, lstmx::backward<Cell>, lstmx::backward_binding())
+
+LSTMX_DEFINE(lstm, lstmx::Lstm);
+LSTMX_DEFINE(gru, lstmx::Gru);
+LSTMX_DEFINE(elman_tanh, lstmx::Elman<false>);
+LSTMX_DEFINE(elman_relu, lstmx::Elman<true>);
 
 // How many floats a vector has: the tape's layout depends on it.
 extern "C" int lstmx_lanes() { return lstmx::kLanes; }
