@@ -21,7 +21,7 @@ _LONG = 3.0
 class Rival(NamedTuple):
     """Something compiled and ready to be timed."""
 
-    time: Callable[[int], float]  # seconds a run takes: the mean of so many, after an untimed one
+    time: Callable[[int], float]  # seconds a run takes: the mean of so many, after as many untimed ones
     compiling: float  # seconds that its first run took beyond those of a later one
 
 
@@ -51,8 +51,9 @@ def rival(run: Run) -> Rival:
 
 
 def seconds(run: Run, runs: int) -> float:
-    """The mean time of so many runs in a row. A run after a pause has to wake its threads: one is untimed."""
-    run()
+    """The mean time of so many runs in a row, after as many untimed ones: threads have to wake from a pause."""
+    for _ in range(runs):
+        run()
     start = time.perf_counter()
     for _ in range(runs):
         run()
