@@ -180,6 +180,7 @@ def which_implementation(
     *,
     xs: ArrayLike | jax.ShapeDtypeStruct | None = None,
     remat: Remat = None,
+    options: tuple[str, ...] = (),
 ) -> Implementation | tuple:
     """The implementation that `scan` takes, without running it.
 
@@ -188,6 +189,7 @@ def which_implementation(
       implementation: the one asked for, None for the fastest.
       xs: the inputs, or their shape and type, `[T, *batch, D]`; None for many, of the type of the parameters.
       remat: as for `scan`.
+      options: what else `scan` will be given, of "lengths", "mask", "resets", "segment_ids", "return_states".
 
     Returns:
       Its name; of a network the tuple of its layers', where they differ.
@@ -202,13 +204,15 @@ def which_implementation(
       'associative'
     """
     if hasattr(cell, "parts"):
-        names = tuple(which_implementation(p, implementation, xs=xs, remat=remat) for p in cell.parts)
+        names = tuple(
+            which_implementation(p, implementation, xs=xs, remat=remat, options=options) for p in cell.parts
+        )
         return names[0] if len(set(names)) == 1 else names
     if xs is not None:
         xs = jax.typeof(xs) if not isinstance(xs, jax.ShapeDtypeStruct) else xs
     like = jax.ShapeDtypeStruct((), cell.param_dtype)
     cell = resolved(cell, like, like if xs is None else xs)
-    return choice.choose(choice.Job(cell, xs, remat, choice.platform()), implementation)
+    return choice.choose(choice.Job(cell, xs, remat, choice.platform(), options), implementation)
 
 
 @functools.partial(

@@ -15,9 +15,9 @@ _METHOD = """\
 All rivals of a problem are built and compiled first, and then run in turn, round after round, so that
 whatever else the machine does hits them alike; each is timed after a pause and as many untimed runs as timed
 ones, several in a row where they are short. A ratio is that of two times of the same round. All have the same
-weights and inputs, and all the threads. lstmx is `lstmx.scan`, time-major, as it comes (in brackets the implementation it
-chose); a column with the name of an implementation is `implementation="..."`, and that of the one it chose
-repeats its time."""
+weights and inputs, and all the threads. lstmx is `lstmx.scan`, time-major, as it comes (in brackets the
+implementation it chose); a column with the name of an implementation is `implementation="..."`, and that of
+the one it chose repeats its time."""
 _RIVALS = {
     "flax": """\
 Flax is `nnx.RNN` of `OptimizedLSTMCell`, time-major and with the better of `unroll` 1 and 4 (compile times:

@@ -51,7 +51,7 @@ def rival(run: Run) -> Rival:
 
 
 def seconds(run: Run, runs: int) -> float:
-    """The mean time of so many runs in a row, after as many untimed ones: threads have to wake from a pause."""
+    """The mean time of so many runs in a row, after as many untimed ones: threads have slept in the pause."""
     for _ in range(runs):
         run()
     start = time.perf_counter()

@@ -35,3 +35,11 @@ def test_scan_takes_what_which_implementation_says(name):
 def test_the_shape_alone_is_enough():
     shape = jax.ShapeDtypeStruct((5, 2, 3), jnp.float32)
     assert lstmx.which_implementation(lstmx.MinLSTM(4), xs=shape) == "associative"
+
+
+def test_what_scan_is_given_besides_counts(monkeypatch):
+    monkeypatch.setattr(choice, "platform", lambda: "gpu")
+    cell = lstmx.LSTM(4, dtype="float32")
+    assert lstmx.which_implementation(cell, "cudnn") == "cudnn"
+    with pytest.raises(NotImplementedError, match=r'"cudnn" cannot make states fresh'):
+        lstmx.which_implementation(cell, "cudnn", options=("resets",))
