@@ -51,7 +51,7 @@ def test_a_reason_to_refuse_is_a_reason_for_fused(name, monkeypatch):
     assert lstmx.which_implementation(cell) == "fused"
     with pytest.raises(NotImplementedError, match=r'"native" is not here today; these can do it: .*fused'):
         lstmx.which_implementation(cell, "native")
-    assert choice.refusal(choice.Job(lstmx.Elman(4)), "native") != "is not here today"
+    assert choice.refusal(choice.Job(lstmx.SLSTM(4)), "native") != "is not here today"
 
 
 def refused():
