@@ -18,7 +18,7 @@ def evaluate(
     checkpoint: str = "best",
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Evaluates a run on one of its splits.
+    """Evaluates a run on one of its splits, and draws pictures into the run where the experiment has some.
 
     Args:
         run: the run folder.
@@ -34,11 +34,17 @@ def evaluate(
             split = next((name for name in ("validation", "test") if name in task.splits), "train")
         restored = restore_params(run, task, checkpoint)
         metrics = task.evaluate(restored.items["params"], split)
+        text, values = "", {}
+        if hasattr(task, "report"):
+            text, values = task.report(restored.items["params"], split, run)
     print(f"{split}, checkpoint of step {restored.step}")
     for name, value in metrics.items():
         print(f"  {name}: {value:.4f}")
+    if text:
+        print(text)
     if json:
-        print(json_format.dumps({"workdir": str(run), "step": restored.step, "split": split, **metrics}))
+        where = {"workdir": str(run), "step": restored.step, "split": split}
+        print(json_format.dumps({**where, **metrics, **values}))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def generate(
     length: int = 500,
     temperature: float = 0.8,
     top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
     checkpoint: str = "best",
 ) -> None:
@@ -26,9 +27,10 @@ def generate(
     Args:
         run: the run folder.
         prompt: the text to go on from.
-        length: characters to generate.
+        length: characters, or words, to generate.
         temperature: below 1 more likely, above 1 more surprising; 0 for the likeliest always.
-        top_k: draw from the k likeliest characters only.
+        top_k: draw from the k likeliest only.
+        top_p: draw from the fewest likeliest only that are as probable as this together.
         seed: of the draws.
         checkpoint: best (by validation loss), latest, or the number of a step.
     """
@@ -38,12 +40,13 @@ def generate(
             raise ValueError(f"{run} is a run of {module.__name__}, which does not generate text")
         task = module.make_generator(config, read_assets(run))
         params = restore_params(run, task, checkpoint).items["params"]
-        characters = task.generate(
-            params, prompt, length=length, key=jax.random.key(seed), temperature=temperature, top_k=top_k
-        )
+        pieces = task.generate(
+            params, prompt, length=length, key=jax.random.key(seed),
+            temperature=temperature, top_k=top_k, top_p=top_p,
+        )  # fmt: skip
     print(prompt, end="", flush=True)
-    for character in characters:
-        print(character, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
     print()
 
 

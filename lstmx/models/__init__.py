@@ -1,6 +1,26 @@
 """Models of recurrent layers, as Flax NNX modules."""
 
+from lstmx.models.attention import AttentionCell
+from lstmx.models.beam_search import Beams, beam_search
+from lstmx.models.classifier import SequenceClassifier, saliency
+from lstmx.models.dynamic_evaluation import adapter, gradient_scale
 from lstmx.models.generation import generate
 from lstmx.models.language_model import LanguageModel
+from lstmx.models.neural_cache import CacheMemory, cached_nats, empty_cache
+from lstmx.models.seq2seq import Seq2Seq
 
-__all__ = ["LanguageModel", "generate"]
+__all__ = [
+    "AttentionCell",
+    "Beams",
+    "CacheMemory",
+    "LanguageModel",
+    "Seq2Seq",
+    "SequenceClassifier",
+    "adapter",
+    "beam_search",
+    "cached_nats",
+    "empty_cache",
+    "generate",
+    "gradient_scale",
+    "saliency",
+]

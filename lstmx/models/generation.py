@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lstmx.models.language_model import LanguageModel
@@ -17,6 +18,8 @@ def generate(
     key: jax.Array,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    exclude: Sequence[int] = (),
 ) -> Iterator[int]:
     """Yields the tokens that follow a prompt, each as soon as it is drawn.
 
@@ -27,12 +30,15 @@ def generate(
       key: the same key gives the same tokens.
       temperature: divides the logits; 0 takes the likeliest token always.
       top_k: draw from the k likeliest tokens only; None for all.
+      top_p: draw from the fewest likeliest tokens only whose probability, at this temperature and among the
+        top k, reaches p (Holtzman et al. 2020); None for all.
+      exclude: tokens that are never drawn.
 
     Yields:
       Tokens, as Python integers.
 
     Raises:
-      ValueError: if the prompt is empty, or length, temperature or top_k is out of range.
+      ValueError: if the prompt is empty, or length, temperature, top_k, top_p or exclude is out of range.
 
     Example:
       >>> import jax
@@ -49,17 +55,26 @@ def generate(
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    count = model.embedding.num_embeddings
+    if not set(exclude) < set(range(count)):
+        raise ValueError(f"exclude must leave one of the {count} tokens at least, got {list(exclude)}")
+    allowed = np.ones(count, bool)
+    allowed[list(exclude)] = False
     # A generator function would raise all this only when the first token is asked for.
-    return _stream(model, prompt, length, key, temperature, top_k)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    return _stream(model, prompt, length, key, allowed, options)
 
 
-def _stream(model, prompt, length, key, temperature, top_k):
+def _stream(model, prompt, length, key, allowed, options):
     graph, variables = nnx.split(model)
 
     @jax.jit
     def advance(variables, state, token, key, position):
         state, logits = nnx.merge(graph, variables).step(state, token)
-        return state, choose(jax.random.fold_in(key, position), logits, temperature, top_k)
+        logits = jnp.where(allowed, logits, -jnp.inf)
+        return state, choose(jax.random.fold_in(key, position), logits, **options)
 
     state = model.initial_state()
     for token in prompt:
@@ -70,7 +85,13 @@ def _stream(model, prompt, length, key, temperature, top_k):
             state, drawn = advance(variables, state, drawn, key, position)
 
 
-def choose(key: jax.Array, logits: jax.Array, temperature: float, top_k: int | None = None) -> jax.Array:
+def choose(
+    key: jax.Array,
+    logits: jax.Array,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> jax.Array:
     """Draws a token from logits `[..., V]`; see `generate` for the arguments.
 
     Example:
@@ -83,4 +104,12 @@ def choose(key: jax.Array, logits: jax.Array, temperature: float, top_k: int | N
     if top_k is not None and top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits / temperature, axis=-1).astype(jnp.int32)
+    logits = logits / temperature
+    if top_p is not None and top_p < 1:
+        falling = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(falling, axis=-1)
+        # Kept are those before which less than p is reached: the likeliest always.
+        kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
+        least = jnp.min(falling, axis=-1, keepdims=True, where=kept, initial=jnp.inf)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""A recurrent language model (Mikolov et al. 2010; dropout as in Zaremba et al. 2014)."""
+"""A recurrent language model (Mikolov et al. 2010), with the dropout of Zaremba et al. or of an AWD-LSTM."""
 
 from typing import Literal
 
@@ -9,6 +9,7 @@ from flax import nnx
 import lstmx
 import lstmx.nnx
 from lstmx.cells.base import PyTree
+from lstmx.regularizers import embedding_dropout, locked_dropout, require_rate
 
 CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
 
@@ -16,8 +17,10 @@ CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
 class LanguageModel(nnx.Module):
     """Embedding, stacked recurrent layers, and a softmax over the vocabulary.
 
-    Dropout is applied to the embeddings, between the layers and to the last outputs, never to the recurrent
-    connection.
+    `dropout_rate` is applied to the embeddings, between the layers and to the last outputs, anew in each
+    step, never to the recurrent connection (Zaremba et al. 2014). The other rates are those of an AWD-LSTM
+    (Merity et al. 2018): locked masks at the same three places, whole words dropped from the embedding, and
+    weights dropped from the recurrent kernels.
 
     Args:
       vocabulary_size: V.
@@ -26,10 +29,21 @@ class LanguageModel(nnx.Module):
       num_layers: recurrent layers.
       cell: `"lstm"`, `"gru"` or `"elman"`.
       dropout_rate: in [0, 1).
-      tied: whether the output uses the embedding's matrix (Press & Wolf 2017); if E differs from H, through a
-        projection from H to E.
+      tied: whether the output uses the embedding's matrix (Press & Wolf 2017); if E differs from the size of
+        the last layer, through a projection to E.
+      last_hidden_size: units of the last layer; None for H.
+      input_dropout: locked, on the embeddings.
+      hidden_dropout: locked, between the layers.
+      output_dropout: locked, on the last outputs.
+      embedding_dropout: on words.
+      weight_drop: on the weights that read h.
+      init_scale: draws all parameters uniformly from [-init_scale, init_scale], as Zaremba et al. do; None
+        for each part's own draw.
       dtype: compute type; None for float32.
       rngs: `params`; dropout draws from the stream given to the call, so that a step's randomness is its own.
+
+    Raises:
+      ValueError: if a rate is outside [0, 1), `num_layers` is below 1, or `init_scale` is not positive.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,25 +65,49 @@ class LanguageModel(nnx.Module):
         cell: Literal["lstm", "gru", "elman"] = "lstm",
         dropout_rate: float = 0.0,
         tied: bool = False,
+        last_hidden_size: int | None = None,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        weight_drop: float = 0.0,
+        init_scale: float | None = None,
         dtype=None,
         rngs: nnx.Rngs,
     ):
+        for name, rate in {
+            "input_dropout": input_dropout,
+            "output_dropout": output_dropout,
+            "embedding_dropout": embedding_dropout,
+        }.items():
+            require_rate(name, rate)
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        last_size = hidden_size if last_hidden_size is None else last_hidden_size
         self.embedding = nnx.Embed(vocabulary_size, embedding_size, dtype=dtype, rngs=rngs)
-        network = lstmx.networks.stacked(
-            CELLS[cell](hidden_size, dtype=dtype), num_layers, False, dropout_rate
-        )
-        self.recurrent = lstmx.nnx.Layer(network, embedding_size, rngs=rngs)
+        layers = []
+        for at, size in enumerate([hidden_size] * (num_layers - 1) + [last_size]):
+            between = hidden_dropout if at < num_layers - 1 else 0.0
+            layer = CELLS[cell](size, dtype=dtype)
+            if between or weight_drop:
+                layer = lstmx.Regularized(layer, output_dropout=between, weight_drop=weight_drop)
+            layers.append(layer)
+        self.recurrent = lstmx.nnx.Layer(lstmx.Stack(tuple(layers), dropout_rate), embedding_size, rngs=rngs)
         self.dropout = nnx.Dropout(dropout_rate)
+        self.input_dropout, self.output_dropout = input_dropout, output_dropout
+        self.embedding_dropout = embedding_dropout
         self.tied = tied
         if tied:
             self.projection = (
-                nnx.Linear(hidden_size, embedding_size, use_bias=False, dtype=dtype, rngs=rngs)
-                if hidden_size != embedding_size
+                nnx.Linear(last_size, embedding_size, use_bias=False, dtype=dtype, rngs=rngs)
+                if last_size != embedding_size
                 else nnx.data(None)
             )
             self.bias = nnx.Param(jnp.zeros(vocabulary_size))
         else:
-            self.output = nnx.Linear(hidden_size, vocabulary_size, dtype=dtype, rngs=rngs)
+            self.output = nnx.Linear(last_size, vocabulary_size, dtype=dtype, rngs=rngs)
+        if init_scale is not None:
+            self._draw_uniformly(init_scale, rngs)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The recurrent state before the first token."""
@@ -97,18 +135,67 @@ class LanguageModel(nnx.Module):
           `(state, logits)`, logits `[B, T, V]`.
         """
         options = {"deterministic": deterministic, "rngs": rngs}
-        xs = self.dropout(self.embedding(tokens), **options)
-        state, ys = self.recurrent(xs, state, resets=resets, **options)
-        return state, self._logits(self.dropout(ys, **options))
+        state, ys = self.hidden(tokens, state, resets=resets, **options)
+        return state, self.logits(self.drop_outputs(ys, **options))
 
-    def step(self, state: PyTree, tokens: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One token at a time: tokens `[*batch]`, logits `[*batch, V]`."""
-        state, y = self.recurrent.step(state, self.embedding(tokens))
-        return state, self._logits(y)
+    def hidden(
+        self,
+        tokens: jax.Array,
+        state: PyTree = None,
+        *,
+        resets: jax.Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[PyTree, jax.Array]:
+        """The outputs of the last layer, before their dropout: arguments as of a call.
 
-    def _logits(self, ys: jax.Array) -> jax.Array:
+        Returns:
+          `(state, ys)`, ys `[B, T, H]`. `logits(drop_outputs(ys))` is what a call returns.
+        """
+        options = {"deterministic": deterministic, "rngs": rngs}
+        xs = self.dropout(self._embed(tokens, **options), **options)
+        xs = _locked(xs, self.input_dropout, **options)
+        return self.recurrent(xs, state, resets=resets, **options)
+
+    def drop_outputs(
+        self, ys: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Dropout of the last outputs `[B, T, H]`."""
+        ys = self.dropout(ys, deterministic=deterministic, rngs=rngs)
+        return _locked(ys, self.output_dropout, deterministic=deterministic, rngs=rngs)
+
+    def logits(self, ys: jax.Array) -> jax.Array:
+        """Logits `[..., V]`, float32, of outputs `[..., H]`."""
         if not self.tied:
             return self.output(ys).astype(jnp.float32)
         if self.projection is not None:
             ys = self.projection(ys)
         return self.embedding.attend(ys).astype(jnp.float32) + self.bias[...]
+
+    def step(self, state: PyTree, tokens: jax.Array) -> tuple[PyTree, jax.Array]:
+        """One token at a time: tokens `[*batch]`, logits `[*batch, V]`."""
+        state, y = self.recurrent.step(state, self.embedding(tokens))
+        return state, self.logits(y)
+
+    def _embed(self, tokens, *, deterministic, rngs):
+        if deterministic or self.embedding_dropout == 0:
+            return self.embedding(tokens)
+        table = self.embedding.embedding[...]
+        table = embedding_dropout(rngs.dropout(), table, self.embedding_dropout)
+        return jnp.take(table.astype(self.embedding.dtype or table.dtype), tokens, axis=0)
+
+    def _draw_uniformly(self, scale: float, rngs: nnx.Rngs) -> None:
+        if not scale > 0:
+            raise ValueError(f"init_scale must be positive, got {scale}")
+        state = nnx.state(self, nnx.Param)
+        draw = lambda leaf: jax.random.uniform(  # noqa: E731
+            rngs.params(), leaf.shape, leaf.dtype, -scale, scale
+        )
+        nnx.update(self, jax.tree.map(draw, state))
+
+
+def _locked(xs: jax.Array, rate: float, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    if deterministic or rate == 0:
+        return xs
+    # One mask for all steps of a row: the time goes first.
+    return jnp.moveaxis(locked_dropout(rngs.dropout(), jnp.moveaxis(xs, 1, 0), rate), 0, 1)

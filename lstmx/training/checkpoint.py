@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lstmx.training.averaging import exchange_average
 from lstmx.training.digest import (
     digest_path,
     find_problem,
@@ -58,14 +59,15 @@ class Restored(NamedTuple):
 
 
 def state_items(state: TrainState) -> dict[str, PyTree]:
-    """A state as the items of a checkpoint: parameters apart, since evaluation needs only these."""
-    training = {"step": state.step, "opt_state": state.opt_state, "carry": state.carry}
-    return {"params": state.params, "training": training}
+    """A state as the items of a checkpoint: parameters (or their average) apart, for evaluation."""
+    params, opt_state = exchange_average(state.params, state.opt_state)
+    return {"params": params, "training": {"step": state.step, "opt_state": opt_state, "carry": state.carry}}
 
 
 def items_state(items: Mapping[str, PyTree]) -> TrainState:
     """The inverse of `state_items`."""
-    return TrainState(params=items["params"], **items["training"])
+    params, opt_state = exchange_average(items["params"], items["training"]["opt_state"])
+    return TrainState(params=params, **{**items["training"], "opt_state": opt_state})
 
 
 def restore(run: Path, step: int, target: Mapping[str, PyTree]) -> Restored:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from lstmx.training import checkpoint
+from lstmx.training.averaging import exchange_average, observe_validation
 from lstmx.training.config import config_to_dict
 from lstmx.training.digest import saved_steps
 from lstmx.training.files import write_atomically
@@ -261,6 +262,8 @@ def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest
                 _check_and_log(session, *pending)
                 pending = None
             loss = _evaluate(session, state, step) if evaluates else None
+            if loss is not None:
+                state = state._replace(opt_state=observe_validation(state.opt_state, loss))
             # Records first: a checkpoint whose records are missing would never get them back.
             session.log.sync()
             session.saver.save(state, validation_loss=loss, record=vars(session.run.record))
@@ -307,11 +310,10 @@ def _explain(session: _Session, step: int, values: Mapping[str, float]) -> str:
 
 
 def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
+    params, _ = exchange_average(state.params, state.opt_state)
     loss = None
     if VALIDATION in session.task.splits:
-        metrics = {
-            name: float(value) for name, value in session.task.evaluate(state.params, VALIDATION).items()
-        }
+        metrics = {name: float(value) for name, value in session.task.evaluate(params, VALIDATION).items()}
         loss = metrics["loss"]
         best = best_validation(session.log.records)
         if not is_finite(loss):
@@ -325,7 +327,7 @@ def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
         )
         session.progress.say(f"step {step}: validation {format_numbers(metrics)}  ({verdict})")
     if session.loop.sample:
-        text = session.task.sample(state.params, jax.random.fold_in(session.sample_key, step))
+        text = session.task.sample(params, jax.random.fold_in(session.sample_key, step))
         if text is not None:
             folder = session.run.folder / "samples"
             folder.mkdir(exist_ok=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 
+from lstmx.training.averaging import averaged
+
 if TYPE_CHECKING:
     # optax takes a second to import and `--help` needs none of it: the functions below import it when called.
     import optax
@@ -19,21 +21,29 @@ class OptimizerConfig:
         name: the rule. Weight decay is decoupled in all of them (added to the update, not to the gradient).
         learning_rate: the peak learning rate.
         schedule: the course of the learning rate after the warmup, from the peak to `final_fraction` of it;
-            "constant" stays at the peak.
+            "constant" stays at the peak, "staircase" goes down in steps.
         warmup_steps: steps of linear warmup; the first update uses learning_rate / warmup_steps.
+        stages: equal parts that a staircase has, epochs say; the rate is constant in each.
+        constant_stages: how many of them are at the peak.
+        stage_factor: the rate of each further one as a fraction of the one before, in (0, 1].
         final_fraction: last learning rate as a fraction of the peak, in [0, 1]; above 0 for "exponential".
         weight_decay: decay of matrices (two axes or more); biases, gains and other vectors are left alone.
         momentum: momentum of sgd and rmsprop; 0 for none.
         b1: decay of the first moment of adam, adamw, nadamw, lamb and lion.
         b2: decay of the second moment of the same, and of the squared gradient of rmsprop.
         eps: term that keeps the division by the second moment finite.
+        average_patience: evaluate the mean of the parameters instead of the last ones (averaged SGD), from
+            when a validation loss is above the lowest of those before the last so many; None for never.
         clip_norm: largest global norm of the gradient; larger ones are scaled down to it. None to switch off.
     """
 
     name: Literal["adamw", "adam", "nadamw", "lamb", "lion", "rmsprop", "adagrad", "sgd"] = "adamw"
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "exponential", "staircase"] = "constant"
     warmup_steps: int = 0
+    stages: int = 10
+    constant_stages: int = 1
+    stage_factor: float = 0.5
     final_fraction: float = 0.1
     weight_decay: float = 0.0
     momentum: float = 0.9
@@ -41,6 +51,7 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float | None = 1.0
+    average_patience: int | None = None
 
     def __post_init__(self):
         names = OptimizerConfig.__annotations__
@@ -53,6 +64,11 @@ class OptimizerConfig:
             "learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "positive and finite"
         )
         _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
+        _require("stages", self.stages, self.stages >= 1, "at least 1")
+        within = 1 <= self.constant_stages <= self.stages
+        if self.schedule == "staircase":
+            _require("constant_stages", self.constant_stages, within, f"between 1 and stages, {self.stages}")
+        _require("stage_factor", self.stage_factor, 0 < self.stage_factor <= 1, "above 0 and at most 1")
         _require("final_fraction", self.final_fraction, 0 <= self.final_fraction <= 1, "between 0 and 1")
         if self.schedule == "exponential":
             _require("final_fraction", self.final_fraction, self.final_fraction > 0, "above 0 if exponential")
@@ -65,6 +81,8 @@ class OptimizerConfig:
         for field in ("momentum", "b1", "b2"):
             _require(field, getattr(self, field), 0 <= getattr(self, field) < 1, "at least 0 and below 1")
         _require("eps", self.eps, 0 < self.eps < math.inf, "positive and finite")
+        patience = self.average_patience
+        _require("average_patience", patience, patience is None or patience >= 1, "at least 1, or None")
         if self.clip_norm is not None:
             positive = 0 < self.clip_norm < math.inf
             _require("clip_norm", self.clip_norm, positive, "positive and finite, or None for no clipping")
@@ -108,8 +126,15 @@ def make_schedule(config: OptimizerConfig, steps: int) -> "optax.Schedule":
         decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
     elif config.schedule == "linear":
         decay = optax.linear_schedule(peak, peak * config.final_fraction, decay_steps)
-    else:
+    elif config.schedule == "exponential":
         decay = optax.exponential_decay(peak, decay_steps, config.final_fraction)
+    else:
+        begins = [
+            round(k * decay_steps / config.stages) for k in range(config.constant_stages, config.stages)
+        ]
+        # Of fewer steps than stages several begin at once.
+        factors = {begin: config.stage_factor ** begins.count(begin) for begin in begins}
+        decay = optax.piecewise_constant_schedule(peak, factors)
     if warmup == 0:
         return decay
     # From peak / warmup and not from 0: an update with learning rate 0 would waste the first batch.
@@ -161,7 +186,10 @@ def make_optimizer(
     if config.name == "lamb":
         parts.append(optax.scale_by_trust_ratio())
     parts.append(optax.scale_by_learning_rate(schedule))
-    return optax.chain(*parts), schedule
+    optimizer = optax.chain(*parts)
+    if config.average_patience is not None:
+        optimizer = averaged(optimizer, config.average_patience)
+    return optimizer, schedule
 
 
 def _direction(config: OptimizerConfig) -> list["optax.GradientTransformation"]:

@@ -30,17 +30,35 @@ def test_the_same_key_the_same_text():
     assert draw(0) != draw(1)
     assert draw(0)[:10] == list(generate(MODEL, [1], length=10, key=KEY))
     assert draw(3, top_k=1) == draw(4, temperature=0)
+    assert draw(3, top_p=1e-6) == draw(4, temperature=0)
 
 
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (2.0, 3)])
-def test_tokens_come_as_often_as_they_should(temperature, top_k):
+@pytest.mark.parametrize("temperature", [0, 3.0])
+def test_what_is_excluded_is_never_drawn(temperature):
+    greedy = next(generate(MODEL, [1], length=1, key=KEY, temperature=0))
+    excluded = [greedy, (greedy + 1) % 11]
+    drawn = list(generate(MODEL, [1], length=200, key=KEY, temperature=temperature, exclude=excluded))
+    assert not set(drawn) & set(excluded)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, None, None), (0.5, None, None), (2.0, 3, None), (1.0, None, 0.7), (2.0, 4, 0.6), (1.0, None, 1.0)],
+)
+def test_tokens_come_as_often_as_they_should(temperature, top_k, top_p):
     logits = np.array([0.0, 1.0, -1.0, 2.0, 0.5])
     expected = np.exp(logits / temperature)
     if top_k:
         expected[np.argsort(logits)[:-top_k]] = 0
     expected /= expected.sum()
+    if top_p:
+        reached = 0.0
+        for token in np.argsort(-logits):
+            reached, expected[token] = reached + expected[token], expected[token] * (reached < top_p)
+        expected /= expected.sum()
     keys = jax.random.split(KEY, 20_000)
-    tokens = jax.vmap(lambda key: choose(key, jnp.asarray(logits, jnp.float32), temperature, top_k))(keys)
+    row = jnp.asarray(logits, jnp.float32)
+    tokens = jax.vmap(lambda key: choose(key, row, temperature, top_k, top_p))(keys)
     counts = np.bincount(tokens, minlength=5) / 20_000
     # Five standard deviations of a frequency.
     assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / 20_000))
@@ -59,6 +77,10 @@ def test_it_streams():
         ({"length": -1}, "length must be at least 0, got -1"),
         ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0.0"),
+        ({"top_p": 1.5}, r"top_p must lie in \(0, 1\], got 1.5"),
+        ({"exclude": range(11)}, "exclude must leave one of the 11 tokens"),
+        ({"exclude": [11]}, "exclude must leave one of the 11 tokens"),
     ],
 )
 def test_bad_arguments_are_named_at_once(arguments, message):

@@ -86,3 +86,62 @@ def test_every_parameter_has_a_gradient(tied):
 
     for path, leaf in jax.tree.leaves_with_path(jax.grad(loss)(params)):
         assert np.any(np.asarray(leaf) != 0), path
+
+
+AWD = {
+    "num_layers": 3, "last_hidden_size": 6, "tied": True, "input_dropout": 0.4, "hidden_dropout": 0.3,
+    "output_dropout": 0.2, "embedding_dropout": 0.3, "weight_drop": 0.5,
+}  # fmt: skip
+
+
+def test_an_awd_lstm_evaluates_as_its_layers_without_noise():
+    model = make(**AWD)
+    assert model.projection is None
+    _, logits = model(TOKENS)
+    table = model.embedding.embedding[...]
+    ys = jnp.swapaxes(table[TOKENS], 0, 1)
+    for size, params in zip((8, 8, 6), model.recurrent.parameters(), strict=True):
+        _, ys = lstmx.scan(lstmx.LSTM(size), params, ys)
+    expected = ys @ table.T + model.bias[...]
+    assert oracles.relative_error(logits, expected.swapaxes(0, 1)) <= 1e-5
+
+
+def test_the_noise_of_an_awd_lstm_is_locked_in_time():
+    model = make(**AWD)
+    same = np.full((3, 8), 4)
+
+    def ratios(apply):
+        ones = jnp.ones((3, 8, 6))
+        return np.asarray(apply(ones, deterministic=False, rngs=nnx.Rngs(dropout=1)))
+
+    outputs = ratios(model.drop_outputs)
+    assert np.all(outputs == outputs[:, :1])
+    np.testing.assert_allclose(np.unique(outputs), [0, 1 / 0.8], rtol=1e-6)
+    # A word is dropped wherever it occurs, in all rows.
+    embedded = model._embed(same, deterministic=False, rngs=nnx.Rngs(dropout=0))
+    assert len(np.unique(np.asarray(embedded).reshape(24, -1), axis=0)) == 1
+    draws = [model._embed(TOKENS, deterministic=False, rngs=nnx.Rngs(dropout=s)) for s in range(40)]
+    dropped = np.mean([np.all(np.asarray(draw) == 0, axis=-1).mean() for draw in draws])
+    assert abs(dropped - 0.3) < 0.1
+
+
+@pytest.mark.parametrize("rate", [name for name in AWD if "drop" in name])
+def test_each_rate_is_noise_of_its_own(rate):
+    model = make(num_layers=2, **{rate: 0.5})
+    draw = lambda seed: model(TOKENS, deterministic=False, rngs=nnx.Rngs(dropout=seed))[1]  # noqa: E731
+    assert oracles.relative_error(draw(0), draw(0)) == 0
+    assert oracles.relative_error(draw(0), draw(1)) > 1e-3
+    assert oracles.relative_error(model(TOKENS)[1], make(num_layers=2)(TOKENS)[1]) == 0
+    with pytest.raises(ValueError, match=f"{rate}|output_dropout"):
+        make(num_layers=2, **{rate: 1.0})
+
+
+def test_a_uniform_draw_is_of_all_parameters():
+    leaves = jax.tree.leaves(nnx.state(make(num_layers=2, init_scale=0.1), nnx.Param))
+    values = np.concatenate([np.ravel(leaf) for leaf in leaves])
+    assert np.abs(values).max() <= 0.1
+    assert abs(values.std() - 0.1 / np.sqrt(3)) < 0.005
+    assert len(np.unique(values)) > 0.99 * values.size
+    for wrong in ({"init_scale": 0.0}, {"num_layers": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            make(**wrong)

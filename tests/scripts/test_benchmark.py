@@ -211,7 +211,8 @@ def test_memory_is_at_least_what_a_layer_returns():
     result = memory.measure(shape, "forward", "reference", "cpu")
     outputs = 4 * 64 * 128 * 256
     assert outputs <= result["buffers"] < 3 * outputs
-    assert 0.9 * outputs < result["growth"] < 5 * outputs
+    # Pages that were freed before are used again without growth.
+    assert 0.5 * outputs < result["growth"] < 5 * outputs
 
 
 def test_the_arithmetic_of_limits():
@@ -241,11 +242,11 @@ def test_rivals_take_turns():
     assert asked[2:] == [("a", 1), ("b", 10), ("b", 10), ("a", 1), ("a", 1), ("b", 10)]
 
 
-def test_a_run_is_timed_after_an_untimed_one(monkeypatch):
+def test_runs_are_timed_after_as_many_untimed_ones(monkeypatch):
     clock, done = iter([10.0, 16.0]), []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     assert timing.seconds(lambda: done.append(1), 3) == 2.0
-    assert len(done) == 4
+    assert len(done) == 6
 
 
 @settings(max_examples=30)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,21 @@ def test_schedule_values(schedule, middle, last, warmup):
     assert float(rate(warmup + 100)) == pytest.approx(last if schedule != "constant" else 2.0)
     for step in range(warmup):
         assert float(rate(step)) == pytest.approx(2.0 * (step + 1) / warmup)
+
+
+def test_a_staircase_is_that_of_zaremba():
+    # Their program: epochs counted from 1, halved in each one after the fourth.
+    config = OptimizerConfig(
+        "sgd", learning_rate=20.0, schedule="staircase", stages=13, constant_stages=4, stage_factor=0.5
+    )
+    rate = make_schedule(config, steps=13 * 7)
+    expected = [20.0 * 0.5 ** max(epoch + 1 - 4, 0) for epoch in range(13)]
+    assert [float(rate(7 * epoch)) for epoch in range(13)] == pytest.approx(expected)
+    assert [float(rate(7 * epoch + 6)) for epoch in range(13)] == pytest.approx(expected)
+    # Of fewer steps than stages: it ends where it should.
+    assert float(make_schedule(config, steps=5)(4)) == pytest.approx(20 * 0.5**8)
+    after_warmup = make_schedule(dataclasses.replace(config, warmup_steps=3), steps=3 + 13)
+    assert [float(after_warmup(step)) for step in (6, 7, 8)] == pytest.approx([20, 10, 5])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "adam"])
@@ -83,6 +100,8 @@ def test_clipping(clip, norm):
         ("learning_rate", 0.0, "positive and finite"),
         ("learning_rate", float("nan"), "positive and finite"),
         ("warmup_steps", -1, "at least 0"),
+        ("stages", 0, "at least 1"),
+        ("stage_factor", 0.0, "above 0 and at most 1"),
         ("final_fraction", 1.5, "between 0 and 1"),
         ("weight_decay", -0.1, "at least 0"),
         ("momentum", 1.0, "below 1"),
@@ -102,6 +121,8 @@ def test_contradictions():
         OptimizerConfig("adam", weight_decay=0.1)
     with pytest.raises(ValueError, match="final_fraction must be above 0 if exponential"):
         OptimizerConfig(schedule="exponential", final_fraction=0.0)
+    with pytest.raises(ValueError, match="constant_stages must be between 1 and stages, 3, got 4"):
+        OptimizerConfig(schedule="staircase", stages=3, constant_stages=4)
     with pytest.raises(ValueError, match="warmup_steps must be below steps, got 10 of 10"):
         make_schedule(OptimizerConfig(warmup_steps=10), steps=10)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):

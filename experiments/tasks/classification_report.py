@@ -1,0 +1,138 @@
+"""What is told of a classifier beyond numbers: confusion matrix, the baseline beside it, pictures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.tasks.bigram_baseline import bigram_baseline
+from experiments.tasks.classification import TextClassification, accuracy, confusion_matrix, macro_f1
+from lstmx.training import read_metrics
+
+
+def report(task: TextClassification, params: Any, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """The confusion matrix of a split and the baseline's accuracy, as text and for JSON; draws pictures.
+
+    The baseline takes a while to train and depends on the data alone: it is kept as RUN/baseline.json.
+
+    Args:
+      task: the task, with its texts.
+      params: the parameters.
+      split: the split.
+      folder: the run; pictures go to its folder `plots`, where matplotlib is installed.
+
+    Returns:
+      (text, values): values `"classes"`, `"confusion"` (rows: true classes) and `"baseline"`, a dict of
+      accuracy, f1, strength and features, or None where scikit-learn is not installed.
+    """
+    predicted = task.log_probabilities(params, split).argmax(axis=1)
+    matrix = confusion_matrix(task.labels(split), predicted, len(task.classes))
+    baseline = _baseline(task, split, folder / "baseline.json")
+    drawn = [
+        draw_curves(folder),
+        draw_confusion(matrix, task.classes, folder / "plots" / f"confusion_{split}.png"),
+    ]
+    lines = ["confusion (rows: true, columns: predicted)", *table(matrix, task.classes)]
+    if baseline is None:
+        lines.append("no baseline: scikit-learn is not installed")
+    else:
+        lines.append(
+            f"baseline, logistic regression on {baseline['features']:,} words and pairs of words: "
+            f"accuracy {baseline['accuracy']:.4f}, f1 {baseline['f1']:.4f}"
+        )
+    lines += [f"picture: {path}" for path in drawn if path is not None]
+    values = {"classes": list(task.classes), "confusion": matrix.tolist(), "baseline": baseline}
+    return "\n".join(lines), values
+
+
+def _baseline(task: TextClassification, split: str, file: Path) -> dict[str, float] | None:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    if split in kept:
+        return kept[split]
+    try:
+        found = bigram_baseline(task.examples, split)
+    except ImportError:
+        return None
+    index = {name: number for number, name in enumerate(task.classes)}
+    predicted = np.array([index[label] for label in found.predictions])
+    matrix = confusion_matrix(task.labels(split), predicted, len(task.classes))
+    kept[split] = {
+        "accuracy": accuracy(matrix),
+        "f1": macro_f1(matrix),
+        "strength": found.strength,
+        "features": found.features,
+    }
+    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    return kept[split]
+
+
+def table(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """A confusion matrix as lines.
+
+    Example:
+      >>> for line in table(np.array([[8, 1], [0, 12]]), ["no", "yes"]):
+      ...     print(line)
+              no  yes
+         no    8    1
+        yes    0   12
+    """
+    names = [name if len(name) <= 20 else name[:19] + "…" for name in classes]
+    width = max(*map(len, names), len(str(matrix.max())), 3) + 2
+    rows = [["", *names], *([name, *map(str, row)] for name, row in zip(names, matrix.tolist(), strict=True))]
+    return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Draws loss and accuracy along the training from RUN/metrics.jsonl; None where matplotlib is missing."""
+    records = read_metrics(folder / "metrics.jsonl")
+    figure = _figure(2 * 4.5, 3.4)
+    if figure is None or not records:
+        return None
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split in dict.fromkeys(record["split"] for record in records):
+            points = [
+                (r["step"], r[name]) for r in records if r["split"] == split and r.get(name) is not None
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=split)
+        axes.set(xlabel="step", ylabel=name)
+        axes.legend()
+    return _saved(figure, folder / "plots" / "curves.png")
+
+
+def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> Path | None:
+    """Draws a confusion matrix; None where matplotlib is missing."""
+    size = 2.4 + 0.8 * len(classes)
+    figure = _figure(size, size)
+    if figure is None:
+        return None
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(matrix):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    return _saved(figure, path)
+
+
+def _figure(width: float, height: float):
+    try:
+        # Not pyplot: it would look for a display.
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    return Figure((width, height), layout="constrained")
+
+
+def _saved(figure, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,93 @@
+"""What a language model reads and counts, characters or words: text to ids and back, and the measures."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from lstmx.data import CharVocabulary, WordVocabulary, split_words
+from lstmx.data.words import END_OF_LINE
+
+
+class Characters:
+    """Every character is a token; the loss is told in bits as well."""
+
+    name = "characters"
+    excluded = ()
+
+    def __init__(self, vocabulary: CharVocabulary):
+        self.vocabulary = vocabulary
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text."""
+        return self.vocabulary.encode(text)
+
+    def prompt(self, text: str) -> np.ndarray:
+        """The ids of a text to go on from."""
+        if not text:
+            raise ValueError("the prompt must have at least one character")
+        return self.vocabulary.encode(text)
+
+    def opening(self, text: str) -> tuple[str, int]:
+        """How samples begin, and how many tokens they have."""
+        return text[0], 200
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """What is to be printed of each token."""
+        return (self.vocabulary.decode([token]) for token in tokens)
+
+    def measures(self, nats: float) -> dict[str, float]:
+        """A mean negative log-likelihood as people tell it."""
+        return {"loss": nats, "bits per character": nats / math.log(2)}
+
+    def asset(self) -> dict:
+        """What makes the same units again."""
+        return {"characters": self.vocabulary.characters}
+
+
+class Words:
+    """Words and line ends are tokens, and words that are not known are one token together."""
+
+    name = "words"
+
+    def __init__(self, vocabulary: WordVocabulary, tokenizer: Literal["spaces", "words"]):
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
+        # Nobody wants to read it.
+        self.excluded = () if vocabulary.unknown is None else vocabulary.encode([vocabulary.unknown]).tolist()
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, line ends included."""
+        return self.vocabulary.encode(split_words(text, self.tokenizer))
+
+    def prompt(self, text: str) -> np.ndarray:
+        """The ids of a text to go on from, in the midst of its last line."""
+        words = split_words(text, self.tokenizer)
+        if not text.endswith("\n"):
+            words = words[:-1]  # the line goes on
+        if not words:
+            raise ValueError("the prompt must have at least one word")
+        return self.vocabulary.encode(words)
+
+    def opening(self, text: str) -> tuple[str, int]:
+        """How samples begin, and how many tokens they have."""
+        return "\n", 60
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """What is to be printed of each token: words after a space, lines one below the other."""
+        for token in tokens:
+            word = self.vocabulary.tokens[token]
+            yield "\n" if word == END_OF_LINE else f" {word}"
+
+    def measures(self, nats: float) -> dict[str, float]:
+        """A mean negative log-likelihood as people tell it."""
+        # A loss beyond that is no news, and its exponential no number.
+        return {"loss": nats, "perplexity": math.exp(min(nats, 700.0))}
+
+    def asset(self) -> dict:
+        """What makes the same units again."""
+        return {
+            "words": self.vocabulary.tokens,
+            "unknown": self.vocabulary.unknown,
+            "tokenizer": self.tokenizer,
+        }

@@ -1,0 +1,184 @@
+"""Beam search: the likeliest sequences of a model that goes on word by word."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lstmx.cells.base import PyTree
+
+Step = Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]
+
+
+class Beams(NamedTuple):
+    """Sequences found for each of B rows, the best first.
+
+    Attributes:
+      tokens: int32 `[B, K, T]`, `eos` included where a sequence has one, 0 after it.
+      lengths: int32 `[B, K]`, `eos` counted; 0 where nothing was found.
+      scores: `[B, K]`, log-probabilities over the length penalty; -inf where nothing was found.
+      finished: bool `[B, K]`, whether the sequence ends with `eos`.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
+    finished: jax.Array
+
+
+class _Search(NamedTuple):
+    position: jax.Array
+    state: PyTree  # leaves [B, K, ...]
+    tokens: jax.Array  # [B, K, T], of the sequences that go on
+    log_probs: jax.Array  # [B, K]
+    found: Beams
+
+
+def length_penalty(length: jax.Array | float, alpha: float) -> jax.Array:
+    """By what the log-probability of a sequence is divided, `((5 + length) / 6) ** alpha`.
+
+    Source: Wu et al., "Google's neural machine translation system", 2016 (eq. 14).
+
+    Example:
+      >>> length_penalty(1, 0.6), length_penalty(7, 1.0)
+      (1.0, 2.0)
+    """
+    return ((5 + length) / 6) ** alpha
+
+
+def beam_search(
+    step: Step,
+    state: PyTree,
+    *,
+    batch_size: int,
+    beam_size: int,
+    max_length: int,
+    bos: int,
+    eos: int,
+    alpha: float = 0.0,
+    banned: tuple[int, ...] = (),
+) -> Beams:
+    """Searches for the sequences of the highest score, for several rows at once.
+
+    The score of a sequence is its log-probability over `length_penalty` of its length. In every step each of
+    K open sequences of a row is continued by all words, and the K most probable continuations stay open;
+    those that end are kept apart, the K best by their scores. A row is done when none of its open sequences
+    can become better than the best that it has found: log-probabilities only fall, and the penalty is largest
+    at `max_length`. Nothing changes in a row after that, so that what is found does not depend on the rows
+    beside it. Open sequences at `max_length` are discarded, unless the row has found none that ends.
+
+    `beam_size=1` without a penalty is greedy search. The whole is traced, as one `lax.while_loop`.
+
+    Args:
+      step: `(state, tokens) -> (state, logits)`: words int32 `[B, K]`, logits `[B, K, V]`, state leaves
+        `[B, K, ...]`; called once.
+      state: the state before the first word, leaves `[B, ...]`.
+      batch_size: B.
+      beam_size: K, at least 1.
+      max_length: T, `eos` included, at least 1.
+      bos: the word before the first.
+      eos: the word that ends a sequence.
+      alpha: of the length penalty, at least 0; 0 for none.
+      banned: words that are never chosen, such as padding.
+
+    Returns:
+      What was found.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    Source: Wu et al., "Google's neural machine translation system", 2016 (section 7, without coverage).
+
+    Example, words of which each is followed by the next one, and 3 is the last:
+
+      >>> import jax.numpy as jnp
+      >>> def step(state, tokens):
+      ...     return state, 5.0 * jax.nn.one_hot(tokens + 1, 4)
+      >>> found = beam_search(step, (), batch_size=1, beam_size=2, max_length=6, bos=0, eos=3)
+      >>> found.tokens[0, 0].tolist(), int(found.lengths[0, 0])
+      ([1, 2, 3, 0, 0, 0], 3)
+    """
+    for name, value in {"batch_size": batch_size, "beam_size": beam_size, "max_length": max_length}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not alpha >= 0:
+        raise ValueError(f"alpha must be at least 0, got {alpha}")
+    shape = (batch_size, beam_size)
+    worst = jnp.full(shape, -jnp.inf)
+    nothing = jnp.zeros((*shape, max_length), jnp.int32)
+    search = _Search(
+        position=jnp.int32(0),
+        state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], beam_size, axis=1), state),
+        tokens=nothing,
+        # One sequence alone, or all K would be the same.
+        log_probs=worst.at[:, 0].set(0.0),
+        found=Beams(nothing, jnp.zeros(shape, jnp.int32), worst, jnp.zeros(shape, bool)),
+    )
+
+    def is_open(search: _Search) -> jax.Array:
+        bound = search.log_probs.max(axis=1) / length_penalty(max_length, alpha)
+        return bound > search.found.scores.max(axis=1)
+
+    def goes_on(search: _Search) -> jax.Array:
+        return (search.position < max_length) & jnp.any(is_open(search))
+
+    def advance(search: _Search) -> _Search:
+        at = search.position
+        last = lax.dynamic_index_in_dim(search.tokens, jnp.maximum(at - 1, 0), axis=2, keepdims=False)
+        state, logits = step(search.state, jnp.where(at == 0, bos, last))
+        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        for word in banned:
+            log_probs = log_probs.at[..., word].set(-jnp.inf)
+        vocabulary_size = logits.shape[-1]
+        log_probs = (search.log_probs[:, :, None] + log_probs).reshape(batch_size, -1)
+        # Of twice as many, at most K end a sequence, one of each beam: K that go on are among them.
+        most = min(2 * beam_size, log_probs.shape[1])
+        log_probs, choices = lax.top_k(log_probs, most)
+        beams, words = choices // vocabulary_size, (choices % vocabulary_size).astype(jnp.int32)
+        tokens = jnp.take_along_axis(search.tokens, beams[:, :, None], axis=1)
+        tokens = lax.dynamic_update_index_in_dim(tokens, words, at, axis=2)
+        ends = words == eos
+
+        scores = jnp.where(ends, log_probs / length_penalty(at + 1.0, alpha), -jnp.inf)
+        lengths = jnp.where(jnp.isfinite(scores), at + 1, 0)
+        found = _best(search.found, Beams(tokens, lengths, scores, ends & jnp.isfinite(scores)))
+        found = _where(is_open(search), found, search.found)
+
+        log_probs, kept = lax.top_k(jnp.where(ends, -jnp.inf, log_probs), min(beam_size, most))
+        if most < beam_size:
+            kept = jnp.pad(kept, ((0, 0), (0, beam_size - most)))
+            log_probs = jnp.pad(log_probs, ((0, 0), (0, beam_size - most)), constant_values=-jnp.inf)
+        origins = jnp.take_along_axis(beams, kept, axis=1)
+        return _Search(
+            at + 1,
+            jax.tree.map(lambda leaf: _rows(leaf, origins), state),
+            jnp.take_along_axis(tokens, kept[:, :, None], axis=1),
+            log_probs,
+            found,
+        )
+
+    search = lax.while_loop(goes_on, advance, search)
+    # Only a row that has gone to the end can be without a sequence that ends.
+    scores = search.log_probs / length_penalty(search.position.astype(jnp.float32), alpha)
+    lengths = jnp.where(jnp.isfinite(scores), search.position, 0)
+    still_open = Beams(search.tokens, lengths, scores, jnp.zeros(shape, bool))
+    return _where(search.found.finished.any(axis=1), search.found, still_open)
+
+
+def _best(found: Beams, more: Beams) -> Beams:
+    """As many as were found, the best of both; in a tie what was found first."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), found, more)
+    _, kept = lax.top_k(both.scores, found.scores.shape[1])
+    return jax.tree.map(lambda leaf: _rows(leaf, kept), both)
+
+
+def _where(flags: jax.Array, a: Beams, b: Beams) -> Beams:
+    """Of each row what is in `a` if its flag is True, else in `b`."""
+    return jax.tree.map(lambda x, y: jnp.where(flags.reshape((-1,) + (1,) * (x.ndim - 1)), x, y), a, b)
+
+
+def _rows(leaf: jax.Array, chosen: jax.Array) -> jax.Array:
+    """`[B, K, ...]` of `[B, N, ...]` by positions `[B, K]`."""
+    return jnp.take_along_axis(leaf, chosen.reshape(chosen.shape + (1,) * (leaf.ndim - 2)), axis=1)

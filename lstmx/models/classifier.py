@@ -1,0 +1,196 @@
+"""A recurrent classifier of token sequences, and what each token speaks for."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import lstmx
+import lstmx.nnx
+from lstmx.models.language_model import CELLS
+
+POOLINGS = ("last", "max", "mean", "attention")
+
+
+class SequenceClassifier(nnx.Module):
+    """Embedding, stacked recurrent layers, one vector for the sequence, and a softmax over the classes.
+
+    The vector of a sequence is made of the outputs `y_t` of the last layer, those that exist:
+
+        last       the output after the last step; of a backward reader, the one at the first step
+        max, mean  the largest, and the average, of each feature
+        attention  sum_t a_t y_t,  a = softmax over t of v . tanh(W y_t + b)
+
+    Padding has no influence. A sequence of length 0 has the zero vector, and gets the logits of the bias.
+
+    Args:
+      vocabulary_size: V.
+      num_classes: classes, at least 2.
+      embedding_size: E.
+      hidden_size: H, units of each layer and direction.
+      num_layers: recurrent layers.
+      bidirectional: whether each layer reads in both directions.
+      cell: `"lstm"`, `"gru"` or `"elman"`.
+      pooling: `"last"`, `"max"`, `"mean"` or `"attention"`.
+      dropout_rate: of the outputs of each layer, and of the sequence's vector; in [0, 1).
+      embedding_dropout_rate: of features of the embeddings, the same in all steps of a sequence; in [0, 1).
+      word_dropout_rate: probability that a token's embedding is zero, in [0, 1).
+      dtype: compute type; None for float32.
+      rngs: `params`; dropout draws from the stream given to the call, so that a step's randomness is its own.
+
+    Raises:
+      ValueError: if the pooling or the cell is unknown, or there are fewer than 2 classes.
+
+    Source: the maximum over a bidirectional LSTM: Conneau et al. 2017; attention: Yang et al. 2016.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstmx.models import SequenceClassifier
+      >>> model = SequenceClassifier(100, 2, embedding_size=8, hidden_size=16, rngs=nnx.Rngs(0))
+      >>> logits = model(jnp.ones((3, 7), int), jnp.array([7, 2, 0]))
+      >>> logits.shape
+      (3, 2)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_classes: int,
+        *,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        cell: Literal["lstm", "gru", "elman"] = "lstm",
+        pooling: Literal["last", "max", "mean", "attention"] = "max",
+        dropout_rate: float = 0.0,
+        embedding_dropout_rate: float = 0.0,
+        word_dropout_rate: float = 0.0,
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        if cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        self.pooling, self.bidirectional, self.hidden_size = pooling, bidirectional, hidden_size
+        self.embedding = nnx.Embed(vocabulary_size, embedding_size, dtype=dtype, rngs=rngs)
+        network = lstmx.networks.stacked(
+            CELLS[cell](hidden_size, dtype=dtype), num_layers, bidirectional, dropout_rate
+        )
+        self.recurrent = lstmx.nnx.Layer(network, embedding_size, rngs=rngs)
+        features = hidden_size * (2 if bidirectional else 1)
+        if pooling == "attention":
+            self.keys = nnx.Linear(features, hidden_size, dtype=dtype, rngs=rngs)
+            self.query = nnx.Linear(hidden_size, 1, use_bias=False, dtype=dtype, rngs=rngs)
+        self.word_dropout = nnx.Dropout(word_dropout_rate, broadcast_dims=(-1,))
+        self.embedding_dropout = nnx.Dropout(embedding_dropout_rate, broadcast_dims=(-2,))
+        self.dropout = nnx.Dropout(dropout_rate)
+        self.output = nnx.Linear(features, num_classes, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        lengths: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> jax.Array:
+        """The logits of each sequence.
+
+        Args:
+          tokens: integers `[B, T]`; what stands after the end of a sequence does not matter.
+          lengths: integers `[B]`, from 0 to T.
+          deterministic: True for no dropout.
+          rngs: stream `dropout`.
+
+        Returns:
+          float32 `[B, C]`.
+        """
+        return self.from_vectors(self.embedding(tokens), lengths, deterministic=deterministic, rngs=rngs)
+
+    def from_vectors(
+        self, xs: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """The same, of embeddings `[B, T, E]` instead of tokens."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        xs = self.embedding_dropout(self.word_dropout(xs, **options), **options)
+        _, ys = self.recurrent(xs, lengths=lengths, **options)
+        return self.output(self.dropout(self._pooled(ys, lengths), **options)).astype(jnp.float32)
+
+    def attention(self, ys: jax.Array, lengths: jax.Array) -> jax.Array:
+        """How much of each step goes into the vector: `[B, T]`, with sum 1 (0 if the length is 0)."""
+        scores_BT = self.query(jnp.tanh(self.keys(ys)))[..., 0].astype(jnp.float32)
+        exists_BT = jnp.arange(ys.shape[1]) < jnp.asarray(lengths)[:, None]
+        # A finite number, so that a sequence without steps has gradients that are zero and not NaN.
+        weights_BT = jax.nn.softmax(jnp.where(exists_BT, scores_BT, -1e30), axis=1)
+        return jnp.where(exists_BT, weights_BT, 0)
+
+    def _pooled(self, ys: jax.Array, lengths: jax.Array) -> jax.Array:
+        lengths = jnp.asarray(lengths)
+        if self.pooling == "last":
+            last = jnp.maximum(lengths - 1, 0)[:, None, None]
+            end = jnp.take_along_axis(ys, last, axis=1)[:, 0]
+            if not self.bidirectional:
+                return end
+            size = self.hidden_size
+            return jnp.concatenate([end[:, :size], ys[:, 0, size:]], axis=-1)
+        if self.pooling == "attention":
+            return jnp.einsum("bt,bth->bh", self.attention(ys, lengths).astype(ys.dtype), ys)
+        if self.pooling == "mean":
+            # Padded outputs are zero.
+            return ys.sum(axis=1) / jnp.maximum(lengths, 1)[:, None].astype(ys.dtype)
+        exists = (jnp.arange(ys.shape[1]) < lengths[:, None])[..., None]
+        largest = jnp.max(ys, axis=1, where=exists, initial=-jnp.inf)
+        return jnp.where(lengths[:, None] > 0, largest, 0)
+
+
+def saliency(
+    model: SequenceClassifier, tokens: jax.Array, lengths: jax.Array, classes: jax.Array, *, points: int = 32
+) -> jax.Array:
+    """How much each token speaks for a class: integrated gradients from no words at all to the words.
+
+        s_t = x_t . mean over a in (0, 1) of  d l(a x) / d (a x_t)
+
+    where l is the log-odds of the class: what is positive speaks for it, what is negative against it, and the
+    sum over a sequence is `l(x) - l(0)`, up to the error of the mean over `points` values of a.
+
+    Args:
+      model: the classifier.
+      tokens: integers `[B, T]`.
+      lengths: integers `[B]`.
+      classes: integers `[B]`, the class to explain.
+      points: values of a, at least 1; more are more exact.
+
+    Returns:
+      float32 `[B, T]`, 0 at padding.
+
+    Raises:
+      ValueError: if there are no points.
+
+    Source: Sundararajan, Taly & Yan, "Axiomatic attribution for deep networks", 2017, equation 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> model = SequenceClassifier(100, 2, embedding_size=8, hidden_size=16, rngs=nnx.Rngs(0))
+      >>> saliency(model, jnp.ones((1, 7), int), jnp.array([5]), jnp.array([1])).shape
+      (1, 7)
+    """
+    if points < 1:
+        raise ValueError(f"points must be at least 1, got {points}")
+    xs, classes = model.embedding(tokens), jnp.asarray(classes)
+
+    def log_odds(xs):
+        logp = jax.nn.log_softmax(model.from_vectors(xs, lengths))
+        own = jnp.take_along_axis(logp, classes[:, None], axis=1)[:, 0]
+        others = jnp.where(jnp.arange(logp.shape[1]) == classes[:, None], -jnp.inf, logp)
+        return jnp.sum(own - jax.nn.logsumexp(others, axis=1))
+
+    middles = (jnp.arange(points) + 0.5) / points
+    gradients = jax.lax.map(lambda a: jax.grad(log_odds)(a * xs), middles)
+    return jnp.sum(xs * gradients.mean(axis=0), axis=-1).astype(jnp.float32)

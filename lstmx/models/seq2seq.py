@@ -1,0 +1,194 @@
+"""From one sequence to another: a bidirectional encoder, and a decoder with attention to all of it."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import lstmx
+import lstmx.nnx
+from lstmx.models.attention import AttentionCell, AttentionState, Memory
+from lstmx.models.language_model import CELLS
+
+
+class Seq2Seq(nnx.Module):
+    """Encoder and attention decoder, as in machine translation.
+
+    The encoder reads the source in both directions; a tanh layer on its last outputs, of either direction,
+    is the decoder's initial state. The decoder (`AttentionCell`) reads the target word by word and gives the
+    word after each. The attention vectors have E features, so that the output layer can be the target's
+    embedding.
+
+    Dropout is applied to embeddings, between the encoder's layers, to its outputs, and to the attention
+    vectors on their way to the output layer.
+
+    Args:
+      source_size: V of the source vocabulary.
+      target_size: V of the target vocabulary.
+      embedding_size: E.
+      hidden_size: H, units of each decoder layer, and of both directions of an encoder layer together; even.
+      encoder_layers: layers of the encoder.
+      decoder_layers: layers of the decoder.
+      cell: `"lstm"`, `"gru"` or `"elman"`.
+      attention: the score, `"multiplicative"` or `"additive"`.
+      input_feeding: whether the decoder reads its last attention vector. Without, its layers can read a whole
+        target before the attention looks at all of it at once, which is faster.
+      dropout_rate: in [0, 1).
+      tied: whether the output layer is the target's embedding (Press & Wolf 2017).
+      shared: whether source and target have one embedding; their vocabulary is then one.
+      dtype: compute type; None for float32.
+      rngs: `params`; dropout draws from the stream given to the call.
+
+    Raises:
+      ValueError: if hidden_size is odd, or the vocabularies of a shared embedding differ in size.
+
+    Source: Luong, Pham & Manning, "Effective approaches to attention-based neural machine translation", 2015;
+    encoder and initial state: Bahdanau, Cho & Bengio, "Neural machine translation by jointly learning to
+    align and translate", 2015.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstmx.models import Seq2Seq
+      >>> model = Seq2Seq(11, 13, embedding_size=4, hidden_size=8, rngs=nnx.Rngs(0))
+      >>> source, before = jnp.ones((2, 5), int), jnp.ones((2, 7), int)
+      >>> model(source, jnp.array([5, 3]), before).shape
+      (2, 7, 13)
+    """
+
+    def __init__(
+        self,
+        source_size: int,
+        target_size: int,
+        *,
+        embedding_size: int,
+        hidden_size: int,
+        encoder_layers: int = 1,
+        decoder_layers: int = 1,
+        cell: Literal["lstm", "gru", "elman"] = "lstm",
+        attention: Literal["multiplicative", "additive"] = "multiplicative",
+        input_feeding: bool = True,
+        dropout_rate: float = 0.0,
+        tied: bool = True,
+        shared: bool = False,
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        if hidden_size % 2:
+            raise ValueError(f"hidden_size must be even, half for each direction, got {hidden_size}")
+        if shared and source_size != target_size:
+            raise ValueError(
+                f"a shared embedding needs one vocabulary, got {source_size} and {target_size} words"
+            )
+        self.target_embedding = nnx.Embed(target_size, embedding_size, dtype=dtype, rngs=rngs)
+        self.source_embedding = (
+            nnx.data(None) if shared else nnx.Embed(source_size, embedding_size, dtype=dtype, rngs=rngs)
+        )
+        encoder = lstmx.networks.stacked(
+            CELLS[cell](hidden_size // 2, dtype=dtype), encoder_layers, True, dropout_rate
+        )
+        self.encoder = lstmx.nnx.Layer(encoder, embedding_size, rngs=rngs)
+        decoder = AttentionCell(
+            (CELLS[cell](hidden_size, dtype=dtype),) * decoder_layers,
+            vector_size=embedding_size,
+            score=attention,
+            input_feeding=input_feeding,
+        )
+        self.decoder = lstmx.nnx.Layer(decoder, embedding_size, rngs=rngs)
+        sizes = [leaf.shape[-1] for leaf in jax.tree.leaves(decoder.initial_state().layers)]
+        self.bridge = nnx.Linear(hidden_size, sum(sizes), dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout_rate)
+        self.tied = tied
+        if tied:
+            self.bias = nnx.Param(jnp.zeros(target_size))
+        else:
+            self.output = nnx.Linear(embedding_size, target_size, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        source: jax.Array,
+        lengths: jax.Array,
+        before: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> jax.Array:
+        """Logits of the target's words, each from the source and the words before it (teacher forcing).
+
+        Args:
+          source: integers `[B, S]`.
+          lengths: integers `[B]`, the words of each source; what follows them is not read.
+          before: integers `[B, T]`: the word before each of the target's, a word for the beginning first.
+          deterministic: True for no dropout.
+          rngs: stream `dropout`.
+
+        Returns:
+          `[B, T, V]`.
+        """
+        options = {"deterministic": deterministic, "rngs": rngs}
+        memory, state = self.encode(source, lengths, **options)
+        vectors, _ = self._attended(memory, state, before, with_weights=False, **options)
+        return self._logits(self.dropout(vectors, **options))
+
+    def encode(
+        self, source: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs=None
+    ) -> tuple[Memory, AttentionState]:
+        """What the decoder looks at, and its state before the first word; arguments as of a call."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
+        xs = self.dropout(embedding(source), **options)
+        finals, ys = self.encoder(xs, lengths=lengths, **options)
+        cell, decoder = self.encoder.network.layers[-1].cells[0], self.decoder.network
+        last = jnp.concatenate([cell.output(final) for final in finals[-1]], axis=-1)
+        state = decoder.initial_state(source.shape[:1])
+        leaves, structure = jax.tree.flatten(state.layers)
+        ends = [sum(leaf.shape[-1] for leaf in leaves[: k + 1]) for k in range(len(leaves))]
+        parts = jnp.split(jnp.tanh(self.bridge(last)), ends[:-1], axis=-1)
+        parts = [part.astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+        memory = decoder.remember(self.decoder.parameters(), self.dropout(ys, **options), lengths=lengths)
+        return memory, state._replace(layers=jax.tree.unflatten(structure, parts))
+
+    def step(
+        self, memory: Memory, state: AttentionState, words: jax.Array
+    ) -> tuple[AttentionState, jax.Array]:
+        """One word at a time, of one or of several targets of each source.
+
+        Args:
+          memory: of `encode`, for B sources.
+          state: leaves `[B, *more, ...]`.
+          words: integers `[B, *more]`, the words before.
+
+        Returns:
+          `(state, logits)`, logits `[B, *more, V]`.
+        """
+        cell = self.decoder.network
+        params = cell.with_memory(self.decoder.parameters(), memory)
+        state, y = lstmx.step(cell, params, state, self.target_embedding(words))
+        return state, self._logits(cell.vectors(y))
+
+    def attention(self, source: jax.Array, lengths: jax.Array, before: jax.Array) -> jax.Array:
+        """Where the decoder looks for each word of a target: weights `[B, T, S]`; arguments as of a call."""
+        memory, state = self.encode(source, lengths)
+        return self._attended(memory, state, before, with_weights=True)[1]
+
+    def _attended(self, memory, state, before, *, with_weights, deterministic=True, rngs=None):
+        """Attention vectors `[B, T, E]`, and the weights if they are asked for, else perhaps None."""
+        cell = self.decoder.network
+        params = cell.with_memory(self.decoder.parameters(), memory)
+        xs = self.dropout(self.target_embedding(before), deterministic=deterministic, rngs=rngs)
+        xs = xs.swapaxes(0, 1)
+        if not cell.input_feeding:
+            _, hs = lstmx.scan(lstmx.Stack(cell.layers), cell.stacked(params), xs, tuple(state.layers))
+        elif with_weights:
+            _, _, states = lstmx.scan(cell, params, xs, state, return_states=True)
+            hs = cell.layers[-1].output(states.layers[-1])
+        else:
+            _, ys = lstmx.scan(cell, params, xs, state)
+            return cell.vectors(ys).swapaxes(0, 1), None
+        return cell.attend(params.update, hs.swapaxes(0, 1))
+
+    def _logits(self, vectors: jax.Array) -> jax.Array:
+        if not self.tied:
+            return self.output(vectors).astype(jnp.float32)
+        return self.target_embedding.attend(vectors).astype(jnp.float32) + self.bias[...]
