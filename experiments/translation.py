@@ -6,16 +6,18 @@
 Your own files of aligned lines (train.de, train.en, val.de, val.en, ...), or two files:
 
     python scripts/train.py translation --preset multi30k-de-en --workdir RUN --data.path FOLDER
-    python scripts/train.py translation --preset multi30k-de-en --workdir RUN --data.path A.de --data.target-path A.en
+    python scripts/train.py translation --preset multi30k-de-en --workdir RUN --data.path A.de \\
+        --data.target-path A.en
 
-Multi30k (Elliott et al. 2016), lower-cased, from the folder with train.de.gz, val.de.gz, test_2016_flickr.de.gz
-and so on:
+Multi30k (Elliott et al. 2016), lower-cased, from the folder with train.de.gz, val.de.gz,
+test_2016_flickr.de.gz and so on:
 
     python scripts/train.py translation --preset multi30k-de-en --workdir RUN --data.path FOLDER
     python scripts/evaluate.py RUN --split test
 
-Scores are sacreBLEU's BLEU and chrF of beam search on the test sets, and of greedy search on the validation set.
-"""  # noqa: E501
+Scores are sacreBLEU's BLEU and chrF of beam search on the test sets, and of greedy search on the validation
+set.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

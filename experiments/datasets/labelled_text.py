@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 
 from experiments.datasets.labelled_files import (
     Example,
@@ -30,8 +29,8 @@ from experiments.datasets.labelled_files import (
     find_files,
     read_files,
 )
-from experiments.datasets.text_corpus import SPLITS
-from lstmx.data import is_prepared, prepared, text_of
+from experiments.datasets.preparing import SPLITS, load_prepared
+from lstmx.data import text_of
 
 Source = Literal["made_up", "sst2", "imdb", "file"]
 
@@ -201,17 +200,7 @@ def made_up(count: int = 2000) -> Examples:
 
 
 def _load(config: LabelledTextConfig, data_dir: str | os.PathLike | None) -> Examples:
-    # Every config of this builder is a custom one, and TFDS warns about that with a page of repr.
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        builder = LabelledText(config=config, data_dir=data_dir)
-    finally:
-        absl_logging.set_verbosity(verbosity)
-    if not is_prepared(builder):
-        prepared(builder)
-    try:
-        records = prepared(builder)
+    def read(records):
         return {
             split: [
                 Example(text_of(record, "text"), text_of(record, "label")) for record in _all(records[split])
@@ -219,11 +208,8 @@ def _load(config: LabelledTextConfig, data_dir: str | os.PathLike | None) -> Exa
             for split in SPLITS
             if split in records
         }
-    except Exception as error:  # what a garbled file raises depends on where it is garbled
-        raise RuntimeError(
-            f"the prepared data set {builder.data_dir} is damaged ({type(error).__name__}: {error}); delete "
-            "this folder and run again, it will be prepared anew"
-        ) from error
+
+    return load_prepared(LabelledText, config, data_dir, read)
 
 
 def _all(records: Sequence) -> Sequence:

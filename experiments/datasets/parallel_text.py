@@ -11,7 +11,6 @@ there are such `val` (or valid, dev, validation), `test` and other test sets und
     pairs["train"][0]    # ("Zwei Hunde .", "Two dogs .")
 """
 
-import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -28,13 +27,12 @@ from typing import Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 
-from lstmx.data import is_prepared, prepared, text_of
+from experiments.datasets.preparing import SPLITS, DamagedError, load_prepared
+from lstmx.data import text_of
 
 Source = Literal["numerals", "multi30k", "files"]
 SOURCES: tuple[str, ...] = ("numerals", "multi30k", "files")
-SPLITS = ("train", "validation", "test")
 Pairs = list[tuple[str, str]]
 
 MULTI30K_URL = "https://github.com/multi30k/dataset/tree/master/data/task1/raw"
@@ -302,37 +300,14 @@ def _through_tfds(pairs, source: str, languages: tuple[str, str], root: pathlib.
     """The same pairs, from a prepared copy that is named after their content."""
     digest = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
     config = ParallelTextConfig(name=f"{source}-{'-'.join(languages)}-{digest[:12]}", pairs=pairs)
-    folder = root / ParallelText.name / config.name
-    try:
-        with _without_custom_config_warning():
-            builder = ParallelText(config=config, data_dir=root)
-        if not is_prepared(builder):
-            prepared(builder)
-        records = prepared(builder)
+
+    def read(records):
         found = {
             split: [(text_of(record, "source"), text_of(record, "target")) for record in records[split]]
             for split in pairs
         }
-    except PermissionError:
-        raise
-    except Exception as error:
-        if not (folder / "1.0.0").exists():
-            raise
-        found = error
-    if found != pairs:
-        raise RuntimeError(
-            f"the prepared data set {folder} is damaged; delete this folder and run again, it will be "
-            "prepared anew"
-        ) from (found if isinstance(found, Exception) else None)
-    return found
+        if found != pairs:
+            raise DamagedError("its pairs are not those of the files")
+        return found
 
-
-@contextlib.contextmanager
-def _without_custom_config_warning() -> Iterator[None]:
-    # Every config of this builder is a custom one: TFDS warns about that on stderr, with a page of repr.
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(verbosity)
+    return load_prepared(ParallelText, config, root, read)

@@ -10,7 +10,6 @@ Three sources, none of which needs TensorFlow:
     text["train"], text["validation"], text["test"]
 """
 
-import contextlib
 import dataclasses
 import fractions
 import gzip
@@ -25,13 +24,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 
-from lstmx.data import is_prepared, prepared, require_host, text_of
+from experiments.datasets.preparing import SPLITS, DamagedError, load_prepared
+from lstmx.data import require_host, text_of
 
 Source = Literal["python_docs", "tiny_shakespeare", "file"]
 SOURCES: tuple[str, ...] = ("python_docs", "tiny_shakespeare", "file")
-SPLITS = ("train", "validation", "test")
 
 TINY_SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -83,10 +81,10 @@ def load_text(
       ...     load_text(path=pathlib.Path(folder, "corpus.txt"), splits=(50, 25, 25), data_dir=folder)
       {'train': 'to be or not to be, ', 'validation': 'that is th', 'test': 'e question'}
     """
-    return load_prepared(TextCorpus, text_corpus_config(source, path, splits), data_dir)
+    return load_texts(TextCorpus, text_corpus_config(source, path, splits), data_dir)
 
 
-def load_prepared(
+def load_texts(
     builder_type: type[tfds.core.GeneratorBasedBuilder],
     config: tfds.core.BuilderConfig,
     data_dir: str | os.PathLike | None = None,
@@ -104,25 +102,17 @@ def load_prepared(
     Raises:
       RuntimeError: if the prepared copy is damaged; and what preparing raises, see `load_text`.
     """
-    data_dir = None if data_dir is None else pathlib.Path(data_dir).expanduser()
-    damage = _damage_named(builder_type.name, config, data_dir)
-    with damage(), _without_custom_config_warning():
-        builder = builder_type(config=config, data_dir=data_dir)
-    if not is_prepared(builder):
-        prepared(builder)  # here, so that what goes wrong in preparing is not taken for damage
-    with damage():
-        records = prepared(builder)
-        text = {
+
+    def read(records):
+        texts = {
             split: "".join(text_of(record, "text") for record in records[split])
             for split in SPLITS
             if split in records
         }
-        config.check(text)
-    return text
+        config.check(texts)
+        return texts
 
-
-class DamagedError(Exception):
-    """The prepared records are not the text they were made from."""
+    return load_prepared(builder_type, config, data_dir, read)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -342,36 +332,3 @@ def text_records(text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _absolute(path: str | os.PathLike | None) -> pathlib.Path | None:
     return None if path is None else pathlib.Path(path).expanduser().absolute()
-
-
-def _damage_named(name: str, config: tfds.core.BuilderConfig, data_dir: pathlib.Path | None):
-    root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    folder = root / name / config.name
-
-    @contextlib.contextmanager
-    def named() -> Iterator[None]:
-        # What a garbled file raises depends on where: JSON, protobuf, array_record, UTF-8 or digest.
-        try:
-            yield
-        except PermissionError:
-            raise
-        except Exception as error:
-            if not folder.exists():
-                raise
-            raise RuntimeError(
-                f"the prepared data set {folder} is damaged ({type(error).__name__}: {error}); delete this "
-                "folder and run again, it will be prepared anew"
-            ) from error
-
-    return named
-
-
-@contextlib.contextmanager
-def _without_custom_config_warning() -> Iterator[None]:
-    # Every config of this builder is a custom one: TFDS warns about that on stderr, with a page of repr.
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(verbosity)

@@ -20,11 +20,10 @@ from typing import Literal
 
 import tensorflow_datasets as tfds
 
+from experiments.datasets.preparing import SPLITS, DamagedError
 from experiments.datasets.text_corpus import (
-    SPLITS,
-    DamagedError,
-    load_prepared,
     load_text,
+    load_texts,
     read_text,
     text_records,
 )
@@ -93,7 +92,7 @@ def load_words(
     else:
         source = "python_docs" if path is None and source == "python_docs" else "file"
         return at_line_ends(load_text(source, path, splits, data_dir))
-    texts = load_prepared(WordCorpus, config, data_dir)
+    texts = load_texts(WordCorpus, config, data_dir)
     if source in _SIZES:
         _check_sizes(source, texts)
     return texts

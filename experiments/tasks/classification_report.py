@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.tasks.bigram_baseline import bigram_baseline
 from experiments.tasks.classification import TextClassification, accuracy, confusion_matrix, macro_f1
-from lstmx.training import read_metrics
+from experiments.tasks.pictures import draw_curves, new_figure, saved
 
 
 def report(task: TextClassification, params: Any, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -31,7 +31,7 @@ def report(task: TextClassification, params: Any, split: str, folder: Path) -> t
     matrix = confusion_matrix(task.labels(split), predicted, len(task.classes))
     baseline = _baseline(task, split, folder / "baseline.json")
     drawn = [
-        draw_curves(folder),
+        draw_curves(folder, ("loss", "accuracy")),
         draw_confusion(matrix, task.classes, folder / "plots" / f"confusion_{split}.png"),
     ]
     lines = ["confusion (rows: true, columns: predicted)", *table(matrix, task.classes)]
@@ -87,28 +87,10 @@ def table(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
     return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]
 
 
-def draw_curves(folder: Path) -> Path | None:
-    """Draws loss and accuracy along the training from RUN/metrics.jsonl; None where matplotlib is missing."""
-    records = read_metrics(folder / "metrics.jsonl")
-    figure = _figure(2 * 4.5, 3.4)
-    if figure is None or not records:
-        return None
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split in dict.fromkeys(record["split"] for record in records):
-            points = [
-                (r["step"], r[name]) for r in records if r["split"] == split and r.get(name) is not None
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=split)
-        axes.set(xlabel="step", ylabel=name)
-        axes.legend()
-    return _saved(figure, folder / "plots" / "curves.png")
-
-
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> Path | None:
     """Draws a confusion matrix; None where matplotlib is missing."""
     size = 2.4 + 0.8 * len(classes)
-    figure = _figure(size, size)
+    figure = new_figure(size, size)
     if figure is None:
         return None
     axes = figure.subplots()
@@ -120,19 +102,4 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> Pa
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
-    return _saved(figure, path)
-
-
-def _figure(width: float, height: float):
-    try:
-        # Not pyplot: it would look for a display.
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    return Figure((width, height), layout="constrained")
-
-
-def _saved(figure, path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    return saved(figure, path)

@@ -322,12 +322,13 @@ class Translation:
         Returns:
             (text, values): the same as text, and for JSON.
         """
-        from experiments.tasks.translation_report import draw_attention, draw_curves
+        from experiments.tasks.attention_picture import draw_attention
+        from experiments.tasks.pictures import draw_curves
 
         _, signatures = self.scores(["a"], ["a"])
         sources = [source for source, _ in self._pairs[split][:3]]
         plots = folder / "plots"
-        drawn = [draw_curves(folder, plots / "curves.png")]
+        drawn = [draw_curves(folder, ("nats", "BLEU"))]
         drawn += [
             draw_attention(found, plots / f"attention_{split}_{number}.png")
             for number, found in enumerate(self.translate(params, sources), start=1)
