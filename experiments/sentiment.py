@@ -104,14 +104,35 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class PretrainingConfig:
+    """Training as a language model, before any class is learned: a direction predicts what it reads next.
+
+    Attributes:
+        steps: the first so many updates; 0 for none.
+        candidates: tokens that compete with each to be predicted, drawn for each update.
+    """
+
+    steps: int = 0
+    candidates: int = 1000
+
+    def __post_init__(self):
+        if self.steps < 0 or self.candidates < 1:
+            raise ValueError(
+                "pretraining needs steps of at least 0 and at least 1 of candidates, "
+                f"got {self.steps} and {self.candidates}"
+            )
+
+
+@dataclass(frozen=True)
 class Config:
     """A classifier of texts and its training.
 
     Attributes:
-        steps: number of updates.
+        steps: number of updates, those of pretraining included.
         seed: seed of all randomness.
         data: the texts.
         model: the network.
+        pretraining: training as a language model first.
         adversarial: size of a change of the embeddings for the worse that is trained on as well, relative to
             the norm of an embedding; 0 for none.
         optimizer: the optimizer.
@@ -122,6 +143,7 @@ class Config:
     seed: int = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     adversarial: float = 0.0
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, schedule="linear", warmup_steps=50, final_fraction=0.05
@@ -129,6 +151,10 @@ class Config:
     loop: LoopConfig = LoopConfig(eval_every=250, checkpoint_every=250, log_every=50)
 
     def __post_init__(self):
+        if self.pretraining.steps >= self.steps:
+            raise ValueError(
+                f"{self.pretraining.steps} pretraining steps leave none of {self.steps} for classes"
+            )
         if not 0 <= self.adversarial < float("inf"):
             raise ValueError(f"adversarial must be at least 0 and finite, got {self.adversarial}")
 

@@ -14,14 +14,13 @@ import optax
 from flax import nnx
 
 from experiments.tasks.text_encoding import TextEncoder
+from experiments.tasks.word_prediction import WordPrediction
 from lstmx.cells import base
 from lstmx.data import LengthBuckets, Rows, padded
 from lstmx.models import SequenceClassifier, saliency
-from lstmx.training.progress import format_seconds
 
 # Batches of texts whose labels are asked for; less padding is worth fewer compilations there.
 _BATCH, _SHAPES = 64, 10
-_GFLOPS = 45
 _UNITS = {"word": "words", "character": "characters", "bpe": "subwords"}
 
 
@@ -77,12 +76,19 @@ class TextClassification:
             self.buckets = LengthBuckets(lengths, config.data.batch_size, seed=config.seed)
             self.units_per_step = self.buckets.batch_size
             self._batches = self.buckets.dataset(config.steps, lambda rows: self._batch("train", rows))
+            self._words = WordPrediction(
+                self._encoded["train"], len(encoder), config.pretraining.candidates, config.seed
+            )
         # Split once: the loop works on plain trees, which costs a step less than modules do.
         self._graph, self.model_shapes = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
 
     def _build(self, key) -> SequenceClassifier:
         return SequenceClassifier(
-            len(self.encoder), len(self.classes), rngs=nnx.Rngs(params=key), **vars(self.config.model)
+            len(self.encoder),
+            len(self.classes),
+            predicts_words=self.config.pretraining.steps > 0,
+            rngs=nnx.Rngs(params=key),
+            **vars(self.config.model),
         )
 
     def model(self, params) -> SequenceClassifier:
@@ -95,8 +101,9 @@ class TextClassification:
         return nnx.to_pure_dict(nnx.state(self._build(key))), ()
 
     def batch(self, step: int):
-        """Texts of like length and their labels."""
-        return self._batches[step]
+        """Texts of like length and their labels; or, while words are learned, candidates of their words."""
+        batch = self._batches[step]
+        return self._words.batch(step, batch) if step < self.config.pretraining.steps else batch
 
     def _batch(self, split: str, batch: Rows) -> dict[str, np.ndarray]:
         tokens, lengths = padded(self._encoded[split], batch.rows, batch.widths[0])
@@ -106,8 +113,11 @@ class TextClassification:
         """Mean negative log-likelihood of a label, in nats; and the share that is right.
 
         With adversarial training it is the mean of that of the embeddings and that of embeddings changed for
-        the worse (Miyato, Dai & Goodfellow 2017).
+        the worse (Miyato, Dai & Goodfellow 2017). While words are learned it is that of a word.
         """
+        if "candidates" in batch:
+            nats = self._words.nats(self.model(params), batch, nnx.Rngs(dropout=key))
+            return nats, (carry, {})
 
         def nats_of(model, xs):
             rngs = nnx.Rngs(dropout=key)
@@ -226,6 +236,18 @@ class TextClassification:
         limit = self.config.data.limit
         return tokens[-limit:] if self.config.data.keep == "last" else tokens[:limit]
 
+    def confusion(self, params, split: str) -> np.ndarray:
+        """How often each class of a split (rows) was taken for each (columns)."""
+        predicted = self.log_probabilities(params, split).argmax(axis=1)
+        return confusion_matrix(self.labels(split), predicted, len(self.classes))
+
+    def draw(self, params, folder: Path) -> list[Path]:
+        """Draws the curves of a run and its confusion matrix, where matplotlib is installed."""
+        from experiments.tasks import classification_report
+
+        split = "validation" if "validation" in self.splits else "train"
+        return classification_report.draw(self, self.confusion(params, split), split, folder)
+
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
         """See `experiments.tasks.classification_report.report`."""
         from experiments.tasks import classification_report
@@ -233,7 +255,9 @@ class TextClassification:
         return classification_report.report(self, params, split, folder)
 
     def display(self, metrics):
-        """Loss and accuracy of the batch."""
+        """Loss and accuracy of the batch; while words are learned, the loss of a word."""
+        if "accuracy" not in metrics:
+            return {"nats per word": metrics["loss"]}
         return {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
 
     def sample(self, params, key) -> str:
@@ -261,17 +285,6 @@ class TextClassification:
             "texts.json": json.dumps(texts, indent=2),
         }
 
-    def expected_seconds(self) -> float:
-        """What the matmuls of the recurrent layers take, which are most of the work."""
-        model, buckets = self.config.model, self.buckets
-        directions = 2 if model.bidirectional else 1
-        sizes = [model.embedding_size, *[model.hidden_size * directions] * (model.num_layers - 1)]
-        weights = sum(model.hidden_size * (size + model.hidden_size) for size in sizes)
-        weights *= directions * {"lstm": 4, "gru": 3, "elman": 1}[model.cell]
-        tokens = float(np.mean(buckets.lengths)) * buckets.batch_size / (1 - buckets.padding)
-        passes = 3 if self.config.adversarial else 1
-        return self.config.steps * tokens * passes * 3 * 2 * weights / (_GFLOPS * 1e9)
-
     def describe(self) -> str:
         """The texts and the model, in a line each."""
         sizes = ", ".join(f"{split} {len(some):,}" for split, some in self.examples.items())
@@ -284,8 +297,11 @@ class TextClassification:
             f"batches of {len(buckets.shapes)} lengths, {buckets.padding:.1%} of their steps are padding",
             f"model: {layers} of {model.hidden_size} units, {model.pooling} pooling, "
             f"{base.count(self.model_shapes):,} parameters",
-            f"about {format_seconds(self.expected_seconds())} on 2 CPU cores, if they do {_GFLOPS} GFLOP/s",
         ]
+        if self.config.pretraining.steps:
+            lines.append(
+                f"the first {self.config.pretraining.steps:,} steps: words, from those on either side"
+            )
         if any(self._longer.values()):
             counts = ", ".join(f"{split} {count:,}" for split, count in self._longer.items())
             lines.insert(

@@ -27,13 +27,8 @@ def report(task: TextClassification, params: Any, split: str, folder: Path) -> t
       (text, values): values `"classes"`, `"confusion"` (rows: true classes) and `"baseline"`, a dict of
       accuracy, f1, strength and features, or None where scikit-learn is not installed.
     """
-    predicted = task.log_probabilities(params, split).argmax(axis=1)
-    matrix = confusion_matrix(task.labels(split), predicted, len(task.classes))
+    matrix = task.confusion(params, split)
     baseline = _baseline(task, split, folder / "baseline.json")
-    drawn = [
-        draw_curves(folder, ("loss", "accuracy")),
-        draw_confusion(matrix, task.classes, folder / "plots" / f"confusion_{split}.png"),
-    ]
     lines = ["confusion (rows: true, columns: predicted)", *table(matrix, task.classes)]
     if baseline is None:
         lines.append("no baseline: scikit-learn is not installed")
@@ -42,9 +37,18 @@ def report(task: TextClassification, params: Any, split: str, folder: Path) -> t
             f"baseline, logistic regression on {baseline['features']:,} words and pairs of words: "
             f"accuracy {baseline['accuracy']:.4f}, f1 {baseline['f1']:.4f}"
         )
-    lines += [f"picture: {path}" for path in drawn if path is not None]
+    lines += [f"picture: {path}" for path in draw(task, matrix, split, folder)]
     values = {"classes": list(task.classes), "confusion": matrix.tolist(), "baseline": baseline}
     return "\n".join(lines), values
+
+
+def draw(task: TextClassification, matrix: np.ndarray, split: str, folder: Path) -> list[Path]:
+    """Draws the curves of a run and the confusion matrix of a split; says what was drawn."""
+    drawn = [
+        draw_curves(folder, ("loss", "accuracy")),
+        draw_confusion(matrix, task.classes, folder / "plots" / f"confusion_{split}.png"),
+    ]
+    return [path for path in drawn if path is not None]
 
 
 def _baseline(task: TextClassification, split: str, file: Path) -> dict[str, float] | None:

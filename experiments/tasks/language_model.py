@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.tasks.pictures import draw_curves
 from experiments.tasks.text_units import Characters, Words
 from lstmx.cells import base
 from lstmx.data import CharVocabulary, ContiguousStreams, EvaluationStreams, RandomWindowStreams
@@ -152,6 +154,11 @@ class LanguageModelTask:
         """A short text, for the log."""
         prompt, length = self.units.opening(self._texts["train"])
         return prompt + "".join(self.generate(params, prompt, length=length, key=key, temperature=0.8))
+
+    def draw(self, params, folder: Path) -> list[Path]:
+        """Draws the curves of a run, where matplotlib is installed."""
+        curves = draw_curves(folder, tuple(self.units.measures(0.0)))
+        return [] if curves is None else [curves]
 
     def assets(self) -> dict[str, str]:
         """What a run keeps to generate without the text, and to notice that the text has changed."""

@@ -26,6 +26,9 @@ def draw_curves(folder: Path, names: Sequence[str]) -> Path | None:
             points = [(record["step"], record[name]) for record in known if record["split"] == split]
             axes.plot(*zip(*points, strict=True), label=split)
         axes.set(xlabel="step", ylabel=name)
+        values = [record[name] for record in known]
+        if values and 0 < 30 * min(values) < max(values):
+            axes.set_yscale("log")
         if known:
             axes.legend()
     return saved(figure, folder / "plots" / "curves.png")

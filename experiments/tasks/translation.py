@@ -310,6 +310,21 @@ class Translation:
             for (source, target), one in zip(pairs, found, strict=True)
         )
 
+    def draw(self, params, folder: Path, split: str = VALIDATION) -> list[Path]:
+        """Draws the curves of a run, and where the decoder looked, where matplotlib is installed."""
+        from experiments.tasks.attention_picture import draw_attention
+        from experiments.tasks.pictures import draw_curves
+
+        drawn, sources = (
+            [draw_curves(folder, ("nats", "BLEU"))],
+            [source for source, _ in self._pairs[split][:3]],
+        )
+        drawn += [
+            draw_attention(found, folder / "plots" / f"attention_{split}_{number}.png")
+            for number, found in enumerate(self.translate(params, sources), start=1)
+        ]
+        return [path for path in drawn if path is not None]
+
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, str]]:
         """What is told of an evaluation beyond its numbers: signatures of the scores, and pictures.
 
@@ -322,19 +337,9 @@ class Translation:
         Returns:
             (text, values): the same as text, and for JSON.
         """
-        from experiments.tasks.attention_picture import draw_attention
-        from experiments.tasks.pictures import draw_curves
-
         _, signatures = self.scores(["a"], ["a"])
-        sources = [source for source, _ in self._pairs[split][:3]]
-        plots = folder / "plots"
-        drawn = [draw_curves(folder, ("nats", "BLEU"))]
-        drawn += [
-            draw_attention(found, plots / f"attention_{split}_{number}.png")
-            for number, found in enumerate(self.translate(params, sources), start=1)
-        ]
         lines = [f"{name}: {signature}" for name, signature in signatures.items()]
-        lines += [f"picture: {path}" for path in drawn if path is not None]
+        lines += [f"picture: {path}" for path in self.draw(params, folder, split)]
         return "\n".join(lines), {f"{name} signature": text for name, text in signatures.items()}
 
     def assets(self) -> dict[str, str]:

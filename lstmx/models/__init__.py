@@ -7,6 +7,7 @@ from lstmx.models.dynamic_evaluation import adapter, gradient_scale
 from lstmx.models.generation import generate
 from lstmx.models.language_model import LanguageModel
 from lstmx.models.neural_cache import CacheMemory, cached_nats, empty_cache
+from lstmx.models.sampled_softmax import sampled_softmax_nats
 from lstmx.models.seq2seq import Seq2Seq
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "generate",
     "gradient_scale",
     "saliency",
+    "sampled_softmax_nats",
 ]

@@ -36,13 +36,16 @@ class SequenceClassifier(nnx.Module):
       dropout_rate: of the outputs of each layer, and of the sequence's vector; in [0, 1).
       embedding_dropout_rate: of features of the embeddings, the same in all steps of a sequence; in [0, 1).
       word_dropout_rate: probability that a token's embedding is zero, in [0, 1).
+      predicts_words: whether it has what `neighbours` needs, to be trained as a language model first.
       dtype: compute type; None for float32.
       rngs: `params`; dropout draws from the stream given to the call, so that a step's randomness is its own.
 
     Raises:
-      ValueError: if the pooling or the cell is unknown, or there are fewer than 2 classes.
+      ValueError: if the pooling or the cell is unknown, there are fewer than 2 classes, or words are to be
+        predicted by a layer that has read them.
 
-    Source: the maximum over a bidirectional LSTM: Conneau et al. 2017; attention: Yang et al. 2016.
+    Source: the maximum over a bidirectional LSTM: Conneau et al. 2017; attention: Yang et al. 2016; training
+    as a language model first: Dai & Le 2015.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,6 +71,7 @@ class SequenceClassifier(nnx.Module):
         dropout_rate: float = 0.0,
         embedding_dropout_rate: float = 0.0,
         word_dropout_rate: float = 0.0,
+        predicts_words: bool = False,
         dtype=None,
         rngs: nnx.Rngs,
     ):
@@ -77,6 +81,11 @@ class SequenceClassifier(nnx.Module):
             raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        if predicts_words and bidirectional and num_layers > 1:
+            raise ValueError(
+                f"a bidirectional network predicts words with one layer only, got {num_layers}: "
+                "what a second one reads has seen the words on both sides"
+            )
         self.pooling, self.bidirectional, self.hidden_size = pooling, bidirectional, hidden_size
         self.embedding = nnx.Embed(vocabulary_size, embedding_size, dtype=dtype, rngs=rngs)
         network = lstmx.networks.stacked(
@@ -91,6 +100,11 @@ class SequenceClassifier(nnx.Module):
         self.embedding_dropout = nnx.Dropout(embedding_dropout_rate, broadcast_dims=(-2,))
         self.dropout = nnx.Dropout(dropout_rate)
         self.output = nnx.Linear(features, num_classes, dtype=dtype, rngs=rngs)
+        if predicts_words:
+            self.next_word = nnx.Linear(hidden_size, embedding_size, dtype=dtype, rngs=rngs)
+            if bidirectional:
+                self.previous_word = nnx.Linear(hidden_size, embedding_size, dtype=dtype, rngs=rngs)
+            self.word_bias = nnx.Param(jnp.zeros(vocabulary_size))
 
     def __call__(
         self,
@@ -118,9 +132,44 @@ class SequenceClassifier(nnx.Module):
     ) -> jax.Array:
         """The same, of embeddings `[B, T, E]` instead of tokens."""
         options = {"deterministic": deterministic, "rngs": rngs}
+        pooled = self._pooled(self._read(xs, lengths, **options), lengths)
+        return self.output(self.dropout(pooled, **options)).astype(jnp.float32)
+
+    def _read(self, xs: jax.Array, lengths: jax.Array, **options) -> jax.Array:
         xs = self.embedding_dropout(self.word_dropout(xs, **options), **options)
         _, ys = self.recurrent(xs, lengths=lengths, **options)
-        return self.output(self.dropout(self._pooled(ys, lengths), **options)).astype(jnp.float32)
+        return ys
+
+    def neighbours(
+        self,
+        tokens: jax.Array,
+        lengths: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What each direction expects the token it reads next to be, for a model made with `predicts_words`.
+
+        The score of token w is `v . e_w + b_w`, e the embedding and b `word_bias`: D directions, each with
+        T - 1 predictions of a sequence.
+
+        Args:
+          tokens, lengths, deterministic, rngs: as of a call.
+
+        Returns:
+          (vectors, targets, exist): v, `[D B (T - 1), E]`; the tokens to be predicted; and which of them
+          exist, bool.
+        """
+        options = {"deterministic": deterministic, "rngs": rngs}
+        ys, size = self._read(self.embedding(tokens), lengths, **options), self.hidden_size
+        ys = self.dropout(ys, **options)
+        vectors, targets = [self.next_word(ys[:, :-1, :size])], [tokens[:, 1:]]
+        if self.bidirectional:
+            vectors.append(self.previous_word(ys[:, 1:, size:]))
+            targets.append(tokens[:, :-1])
+        exists = jnp.arange(1, tokens.shape[1]) < jnp.asarray(lengths)[:, None]
+        flat = jnp.concatenate(vectors).reshape(-1, vectors[0].shape[-1])
+        return flat, jnp.concatenate(targets).ravel(), jnp.tile(exists.ravel(), len(vectors))
 
     def attention(self, ys: jax.Array, lengths: jax.Array) -> jax.Array:
         """How much of each step goes into the vector: `[B, T]`, with sum 1 (0 if the length is 0)."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from lstmx.training import checkpoint
 from lstmx.training.averaging import exchange_average, observe_validation
@@ -240,8 +241,14 @@ def _introduce(session: _Session, start: int, seed: int) -> None:
 def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest) -> TrainState:
     step, steps, loop = int(state.step), session.steps, session.loop
     began, first, pending = time.perf_counter(), step, None
+    compiled, foretold = set(), False
     while step < steps:
-        state, metrics = train_step(state, session.task.batch(step))
+        batch = session.task.batch(step)
+        called = time.perf_counter()
+        state, metrics = train_step(state, batch)
+        if (shapes := _shapes(batch)) not in compiled:
+            compiled.add(shapes)
+            session.throughput.leave_out(time.perf_counter() - called)
         step += 1
         # The device computes this step while the host looks at the one before and prepares the next batch.
         if pending is not None:
@@ -254,6 +261,12 @@ def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest
             _check_and_log(session, *pending)
             pending = None
             session.throughput.restart()
+        if not foretold and session.throughput.is_settled and step < steps:
+            foretold = True
+            seconds = format_seconds((steps - step) / session.throughput.steps_per_second)
+            session.progress.say(
+                f"about {seconds} for the {steps - step:,} steps to come, without evaluations"
+            )
         stopping = bool(stop)
         evaluates = step == steps or _is_due(step, loop.eval_every)
         if evaluates or stopping or _is_due(step, loop.checkpoint_every):
@@ -271,6 +284,11 @@ def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest
         if stopping:
             break
     return state
+
+
+def _shapes(batch) -> tuple:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in leaves)
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -353,4 +371,8 @@ def _conclude(session: _Session, state: TrainState, stop: StopRequest) -> Result
     )
     if finished:
         write_atomically(session.run.folder / "result.json", json.dumps(result.summary(), indent=2) + "\n")
+        if hasattr(session.task, "draw"):
+            params, _ = exchange_average(state.params, state.opt_state)
+            for path in session.task.draw(params, session.run.folder):
+                session.progress.say(f"picture: {path}")
     return result

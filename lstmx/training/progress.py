@@ -52,6 +52,16 @@ class Throughput:
             self._steps += 1
             self._rate = self._steps / max(time.perf_counter() - self._start, 1e-9)
 
+    def leave_out(self, seconds: float) -> None:
+        """So much of the time since `restart` was no training."""
+        if self._start is not None:
+            self._start += seconds
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough steps were timed to say how long the others will take."""
+        return self._steps >= 10 and self._steps >= 2 * self._rate
+
     @property
     def steps_per_second(self) -> float:
         """Steps per second since the last restart, or before it; 0 while unknown."""

@@ -17,7 +17,9 @@ class Task(Protocol):
     forecaster, a linear regression in ten lines.
 
     A task may also have `assets() -> dict[str, str]`, texts by file name that the run keeps in its folder:
-    what is needed to use the model without the data, and digests by which changed data are noticed.
+    what is needed to use the model without the data, and digests by which changed data are noticed. And it
+    may have `draw(params, folder) -> Iterable[Path]`, called once the training has finished: it writes
+    pictures into the run folder and says which.
 
     Attributes:
         unit: what one unit of data is, in the plural, for the throughput: "characters", "sequences".

@@ -205,16 +205,6 @@ def test_a_change_for_the_worse_has_its_size_and_raises_the_loss(tiny):
     np.testing.assert_allclose(np.linalg.norm(change, axis=(1, 2)), sizes, rtol=1e-5)
 
 
-def test_the_expected_time_grows_with_the_work(tiny):
-    longer = dataclasses.replace(tiny.config, steps=2 * tiny.config.steps)
-    one, other = tiny.expected_seconds(), sentiment.make_task(longer).expected_seconds()
-    assert other == pytest.approx(2 * one)
-    # 20 steps of 8 texts of `mean` words, two cells of 4 gates: 8 units read 8 features and 8 units.
-    mean = np.mean([len(tiny.encoder.encode(text)) for text, _ in tiny.examples["train"]])
-    flops = 20 * 8 * mean * 2 * 3 * 2 * 4 * 8 * 16
-    assert one == pytest.approx(flops / (1 - tiny.buckets.padding) / 45e9)
-
-
 def test_wrong_options_are_named():
     with pytest.raises(ValueError, match="adversarial must be at least 0 and finite, got -1"):
         sentiment.Config(adversarial=-1.0)

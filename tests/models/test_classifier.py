@@ -186,3 +186,33 @@ def test_wrong_options_are_named(options, message):
         SequenceClassifier(11, 1, embedding_size=2, hidden_size=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="points must be at least 1, got 0"):
         saliency(make(), TOKENS, LENGTHS, LENGTHS, points=0)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_neighbours_are_predicted_from_what_was_read_before_them(bidirectional):
+    model = make(predicts_words=True, bidirectional=bidirectional)
+    _, targets, exist = model.neighbours(TOKENS, LENGTHS)
+    directions = [TOKENS[:, 1:], TOKENS[:, :-1]][: 1 + bidirectional]
+    np.testing.assert_array_equal(targets, np.concatenate(directions).ravel())
+    expected = [[place + 1 < length for place in range(5)] for length in LENGTHS]
+    np.testing.assert_array_equal(exist, np.ravel(expected * len(directions)))
+
+    def predictions(tokens):
+        vectors, _, _ = model.neighbours(tokens[None], np.array([6]))
+        return np.asarray(vectors).reshape(len(directions), 5, -1)
+
+    before = predictions(TOKENS[0])
+    for at in range(6):
+        tokens = TOKENS[0].copy()
+        tokens[at] = (tokens[at] + 1) % 11
+        changed = (predictions(tokens) != before).any(axis=-1)
+        # Row 0 foretells tokens 1 to 5 from those before, row 1 tokens 0 to 4 from those after.
+        assert (
+            changed.tolist() == [[i >= at for i in range(5)], [i < at for i in range(5)]][: 1 + bidirectional]
+        )
+
+
+def test_layers_that_have_seen_a_word_do_not_predict_it():
+    with pytest.raises(ValueError, match="predicts words with one layer only, got 2"):
+        make(predicts_words=True, num_layers=2)
+    make(predicts_words=True, num_layers=2, bidirectional=False)

@@ -281,3 +281,27 @@ def test_it_needs_no_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     run_toy(tmp_path, loop=LoopConfig(eval_every=10, log_every=5, tensorboard=True))
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_it_says_how_long_it_will_take_once_it_knows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "lstmx.training.progress.Throughput.is_settled", property(lambda self: self._steps >= 2)
+    )
+    run_toy(tmp_path / "run", quiet=False)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("about ")]
+    assert len(told) == 1
+    assert " for the 16 steps to come, without evaluations" in told[0]
+
+
+def test_pictures_are_drawn_once_it_has_finished(tmp_path, capsys):
+    class Draws(toy.Toy):
+        def draw(self, params, folder):
+            assert (folder / "result.json").exists()
+            assert params["linear"]["kernel"].shape == (4, 3)
+            return [folder / "a.png", folder / "b.png"]
+
+    run_toy(tmp_path / "run", task=StopsAt(toy.Config(), 12), quiet=False)
+    assert "picture:" not in capsys.readouterr().out
+    run_toy(tmp_path / "run", task=Draws(toy.Config()), quiet=False)
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2:] == [f"picture: {tmp_path / 'run' / name}.png" for name in "ab"]
