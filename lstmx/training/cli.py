@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from lstmx.training.checkpoint import CheckpointError
-from lstmx.training.config import config_to_dict
+from lstmx.training.config import config_differences, config_to_dict
 from lstmx.training.digest import saved_steps
 from lstmx.training.loop import NonFiniteError, Result, train_in
 from lstmx.training.metrics import is_finite
@@ -152,7 +152,8 @@ def _default_workdir(experiment: str, parsed: Any, presets: dict[str, Any]) -> P
         name += f"-{parsed.preset}"
     if parsed.config != presets[parsed.preset]:
         # The same command finds its run again, and another config does not run into it.
-        digest = hashlib.sha256(json.dumps(config_to_dict(parsed.config)).encode()).hexdigest()
+        preset, config = map(config_to_dict, (presets[parsed.preset], parsed.config))
+        digest = hashlib.sha256(json.dumps(config_differences(preset, config)).encode()).hexdigest()
         name += f"-{digest[:8]}"
     return Path("runs", name)
 
@@ -215,7 +216,7 @@ def _run(module: ModuleType, arguments: Arguments, command: str) -> int:
     with contextlib.ExitStack() as stack:
         with clean_errors():
             make_schedule(config.optimizer, config.steps)  # refuses what contradicts, before anything is made
-            run = stack.enter_context(claim_run(folder, experiment, config_to_dict(config)))
+            run = stack.enter_context(claim_run(folder, experiment, config))
             finished = _read_result(run)
             if finished is None:
                 task = module.make_task(config)

@@ -13,7 +13,6 @@ import numpy as np
 
 from lstmx.training import checkpoint
 from lstmx.training.averaging import exchange_average, observe_validation
-from lstmx.training.config import config_to_dict
 from lstmx.training.digest import saved_steps
 from lstmx.training.files import write_atomically
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
@@ -100,6 +99,16 @@ class Result:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What is recorded of a training that has no other config."""
+
+    steps: int
+    seed: int
+    optimizer: OptimizerConfig | str
+    loop: LoopConfig
+
+
+@dataclass(frozen=True)
 class _Session:
     """What stays the same during one process of a run."""
 
@@ -153,9 +162,8 @@ def train(
         CheckpointError: a checkpoint could not be written, or all that exist are damaged.
         NonFiniteError: the loss or the gradient is not finite.
     """
-    settings = config_to_dict(optimizer) if isinstance(optimizer, OptimizerConfig) else "optax"
-    config = {"steps": steps, "seed": seed, "optimizer": settings, "loop": config_to_dict(loop)}
-    with claim_run(workdir, experiment, config) as run:
+    settings = optimizer if isinstance(optimizer, OptimizerConfig) else "optax"
+    with claim_run(workdir, experiment, _Settings(steps, seed, settings, loop)) as run:
         return train_in(run, task, steps=steps, seed=seed, optimizer=optimizer, loop=loop, quiet=quiet)
 
 

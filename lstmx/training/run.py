@@ -11,11 +11,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lstmx.training.config import config_differences
+from lstmx.training.config import config_differences, config_from_dict, config_to_dict
 from lstmx.training.files import write_atomically
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lstmx")
@@ -149,7 +149,7 @@ def open_run(folder: str | Path) -> RunRecord:
 
 
 @contextmanager
-def claim_run(folder: str | Path, experiment: str, config: Mapping[str, Any]) -> Iterator[Run]:
+def claim_run(folder: str | Path, experiment: str, config: Any) -> Iterator[Run]:
     """Makes or opens a run folder for training and keeps other processes out of it.
 
     Nothing is compiled and no data is read, so a wrong folder is known at once. config.json is not written
@@ -158,7 +158,8 @@ def claim_run(folder: str | Path, experiment: str, config: Mapping[str, Any]) ->
     Args:
         folder: the run folder; made if there is none.
         experiment: name of the experiment or path of its file.
-        config: its config as a dict.
+        config: its config, a dataclass or a dict. Fields that an older version's run lacks have the defaults
+            of the dataclass.
 
     Yields:
         The run.
@@ -176,10 +177,11 @@ def claim_run(folder: str | Path, experiment: str, config: Mapping[str, Any]) ->
     except OSError as error:
         raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
     with _lock(folder):
-        record = make_record(experiment, config)
+        record = make_record(experiment, config_to_dict(config) if is_dataclass(config) else config)
         is_new = not (folder / "config.json").exists()
         if not is_new:
-            _refuse_changed(folder, open_run(folder), record)
+            old = open_run(folder)
+            _refuse_changed(folder, replace(old, config=_completed(old.config, config)), record)
         yield Run(folder, record, is_new)
 
 
@@ -192,6 +194,17 @@ def _refuse_foreign(folder: Path) -> None:
         raise RunError(
             f"{folder} is not empty and not a run (no config.json, but {shown}): choose another folder"
         )
+
+
+def _completed(old: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
+    """A config read from a run, with the fields that did not exist when the run was made."""
+    if not is_dataclass(config):
+        return old
+    try:
+        return config_to_dict(config_from_dict(type(config), old))
+    except ValueError:
+        # It has what no longer exists; compared as it is, it is seen what.
+        return old
 
 
 def _refuse_changed(folder: Path, old: RunRecord, new: RunRecord) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
@@ -39,6 +40,35 @@ def test_another_config_is_refused_field_by_field(tmp_path):
     assert "model.size: 128 in the run, 256 asked" in str(error.value)
     assert "model.depth: absent in the run, 2 asked" in str(error.value)
     assert "steps" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Model:
+    size: int = 128
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 3
+    model: Model = Model()
+
+
+def test_a_run_of_an_older_version_has_the_defaults_of_newer_fields(tmp_path):
+    make_run(tmp_path, {"steps": 3, "model": {"size": 64}})
+    with claim_run(tmp_path, "toy", Config(model=Model(64))) as run:
+        assert not run.is_new
+    with (
+        pytest.raises(RunError, match=r"another config.*\n  model.depth: 1 in the run, 2 asked$"),
+        claim_run(tmp_path, "toy", Config(model=Model(64, depth=2))),
+    ):
+        pass
+
+
+def test_a_run_of_an_older_version_with_a_field_that_is_gone_is_refused(tmp_path):
+    make_run(tmp_path, {"steps": 3, "model": {"size": 128, "depth": 1, "bias": True}})
+    with pytest.raises(RunError, match="model.bias: True in the run, absent asked"):
+        make_run(tmp_path, Config())
 
 
 def test_a_file_is_refused(tmp_path):
