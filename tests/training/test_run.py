@@ -67,7 +67,7 @@ def test_a_run_of_an_older_version_has_the_defaults_of_newer_fields(tmp_path):
 
 def test_a_run_of_an_older_version_with_a_field_that_is_gone_is_refused(tmp_path):
     make_run(tmp_path, {"steps": 3, "model": {"size": 128, "depth": 1, "bias": True}})
-    with pytest.raises(RunError, match="model.bias: True in the run, absent asked"):
+    with pytest.raises(RunError, match=r"model\.bias: True in the run, absent asked"):
         make_run(tmp_path, Config())
 
 
