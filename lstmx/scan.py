@@ -357,8 +357,7 @@ def _state(cell: Cell, state: State | None, batch: tuple[int, ...]) -> State:
         if not (isinstance(state, tuple | list) and len(state) == want.num_leaves == got.num_leaves):
             raise ValueError(f"the state must be a {type(fresh).__name__}, got {got}")
         state = jax.tree.unflatten(want, jax.tree.leaves(state))
-    for path, like in jax.tree.leaves_with_path(fresh):
-        leaf = functools.reduce(lambda node, entry: getattr(node, entry.name), path, state)
+    for (path, like), leaf in zip(jax.tree.leaves_with_path(fresh), jax.tree.leaves(state), strict=True):
         if jnp.shape(leaf) != like.shape:
             name = jax.tree_util.keystr(path) or "state"
             raise ValueError(f"the state's {name} must have shape {like.shape}, got {jnp.shape(leaf)}")

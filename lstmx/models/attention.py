@@ -1,9 +1,6 @@
 """A recurrent cell that looks at a memory in every step: the decoder of a translation model."""
 
-import collections
 import dataclasses
-import functools
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstmx.cells import base
-from lstmx.cells.base import Params, State
+from lstmx.cells.base import Params
 
 # Added to the score of a place that does not exist: no weight is left in any floating type.
 _NOWHERE = -1e9
@@ -184,7 +181,7 @@ class AttentionCell:
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> AttentionState:
         """The state before the first step, zeros."""
         vector = jnp.zeros((*batch_shape, self.vector_size), self.dtype or self.param_dtype)
-        return AttentionState(_named(layer.initial_state(batch_shape) for layer in self.layers), vector)
+        return AttentionState(tuple(layer.initial_state(batch_shape) for layer in self.layers), vector)
 
     input_shape = staticmethod(base.dense_input_shape)
 
@@ -210,7 +207,7 @@ class AttentionCell:
             states.append(layer.update(own.update, before, z, r))
             y = layer.output(states[-1])
         vector, _ = self.attend(params, y)
-        return AttentionState(_named(states), vector)
+        return AttentionState(tuple(states), vector)
 
     def output(self, state):
         """The lowest layer's output and the attention vector, `[*batch, H + A]`."""
@@ -247,14 +244,3 @@ class AttentionCell:
         """The parameters of the layers, for an `lstmx.Stack` of them; without input feeding."""
         lowest = Params(params.input, params.recurrent["layer"], params.update["lowest"])
         return (lowest, *params.update["above"])
-
-
-def _named(states: Iterable[State]) -> tuple:
-    """A tuple of states whose entries have names, as all leaves of a cell's state have."""
-    states = tuple(states)
-    return _layers(len(states))(*states)
-
-
-@functools.cache
-def _layers(count: int) -> type:
-    return collections.namedtuple("Layers", [f"layer_{k}" for k in range(count)])
