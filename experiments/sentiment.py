@@ -13,6 +13,9 @@ phrases of GLUE's train.tsv in the other), and the Large Movie Review Dataset:
     python scripts/train.py sentiment --preset sst2 --workdir RUN --data.path FOLDER --data.phrases FOLDER
     python scripts/train.py sentiment --preset imdb --workdir RUN --data.path FOLDER
 
+With `--pretraining.steps N` the first N updates train the network as a language model, each direction to
+predict the word it reads next (Dai & Le 2015).
+
 `evaluate.py` shows the confusion matrix and, beside the model, logistic regression on words and pairs of
 words (where scikit-learn is installed).
 """
