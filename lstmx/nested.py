@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lstmx.cells.base import PyTree
 
@@ -61,16 +62,17 @@ def unnest(nested: Mapping, layout: Layout, leaf: Callable = lambda x: x) -> PyT
     return jax.tree.unflatten(layout.structure, [find(path) for path in layout.paths])
 
 
-def require_params(network: Any, params: PyTree, in_features: int) -> None:
+def require_params(network: Any, params: PyTree, in_features: int | None = None) -> None:
     """Checks that parameters are those of a cell or network.
 
     Args:
       network: the cell or network.
       params: the parameters.
-      in_features: D.
+      in_features: D; None for that of the parameters, if it is a cell.
 
     Raises:
       ValueError: if one is missing, mis-shaped or one too many, naming it.
+      TypeError: if one is not of a floating type.
 
     Example:
       >>> import jax
@@ -79,9 +81,11 @@ def require_params(network: Any, params: PyTree, in_features: int) -> None:
       Traceback (most recent call last):
       ValueError: params: input/bias must have shape (16,), got (12,)
     """
+    if in_features is None:
+        in_features = network.input_shape(params)[-1]
     want = jax.eval_shape(lambda: network.init(jax.random.key(0), in_features))
     shapes, found = (
-        {"/".join(map(_name, path)): jax.numpy.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+        {"/".join(map(_name, path)): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (want, params)
     )
     for name, shape in shapes.items():
@@ -91,6 +95,9 @@ def require_params(network: Any, params: PyTree, in_features: int) -> None:
             raise ValueError(f"params: {name} must have shape {shape}, got {found[name]}")
     for name in found.keys() - shapes.keys():
         raise ValueError(f"params: there is {name}, of shape {found[name]}, which the network has not")
+    for name, leaf in zip(found, jax.tree.leaves(params), strict=True):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(f"params: {name} must be of a floating type, got {jnp.result_type(leaf)}")
 
 
 def as_carry(state: PyTree, carry: PyTree) -> PyTree:

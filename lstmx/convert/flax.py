@@ -18,7 +18,8 @@ from lstmx.cells import GRU, LSTM, Elman, Params
 from lstmx.cells.activations import Activation
 from lstmx.cells.base import Cell
 from lstmx.cells.mgu import MGU
-from lstmx.convert.tensors import checked, flat, nest, require_expressible, require_params, shape_of
+from lstmx.convert.tensors import checked, flat, nest, require_expressible, shape_of
+from lstmx.nested import require_params
 
 _OPTIONS = {
     LSTM: {"gate_activation", "candidate_activation", "output_activation"},

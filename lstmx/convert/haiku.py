@@ -20,9 +20,9 @@ from lstmx.convert.tensors import (
     flat,
     reordered,
     require_expressible,
-    require_params,
     shape_of,
 )
+from lstmx.nested import require_params
 
 _OPTIONS = {LSTM: (), GRU: ("reset_after",), Elman: ("activation",)}
 _LSTM_ORDER = (0, 2, 1, 3)  # its own inverse

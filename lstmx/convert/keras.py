@@ -18,9 +18,9 @@ from lstmx.convert.tensors import (
     checked,
     reordered,
     require_expressible,
-    require_params,
     shape_of,
 )
+from lstmx.nested import require_params
 from lstmx.networks import Bidirectional, BothDirections, Stack
 
 _CONVOLUTIONS = {f"ConvLSTM{axes}D": axes for axes in (1, 2, 3)}

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from lstmx.cells import GRU, LSTM, Elman, Params
 from lstmx.cells.base import Cell, PyTree
-from lstmx.convert.tensors import checked, require_expressible, require_params
+from lstmx.convert.tensors import checked, require_expressible
+from lstmx.nested import require_params
 from lstmx.networks import Bidirectional, BothDirections, Stack, stacked
 
 GATES = {LSTM: 4, GRU: 3, Elman: 1}

@@ -31,7 +31,8 @@ from lstmx.cells import GRU, LSTM, Elman, LSTMState
 from lstmx.cells.base import Cell, PyTree, State
 from lstmx.convert import onnx_attributes, onnx_tensors
 from lstmx.convert.onnx_models import Node, from_model, to_model
-from lstmx.convert.tensors import require_expressible, require_params
+from lstmx.convert.tensors import require_expressible
+from lstmx.nested import require_params
 from lstmx.networks import Bidirectional, BothDirections, Stack
 from lstmx.scan import scan
 

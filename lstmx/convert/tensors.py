@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmx import nested
-from lstmx.cells.base import Cell, Params
+from lstmx.cells.base import Cell
 
 # Fields that say how parameters are drawn, stored and computed with: no format of weights holds them.
 _NOT_IN_WEIGHTS = {"hidden_size", "forget_bias", "chrono", "dtype", "param_dtype", "layer_norm_epsilon"}
@@ -162,20 +161,3 @@ def require_expressible(
         values = known[name] if name in known and isinstance(known, Mapping) else None
         if name not in known or (values is not None and value not in values):
             raise ValueError(f"{target} cannot express {name}={value!r} of {kind.__name__}")
-
-
-def require_params(cell: Cell, params: Params) -> None:
-    """Checks that parameters are those of a cell.
-
-    Raises:
-      ValueError: naming the leaf that is missing, mis-shaped or one too many.
-    """
-
-    def named(tree):
-        names = (".".join(path) for path in nested.layout_of(tree).paths)
-        return dict(zip(names, jax.tree.leaves(tree), strict=True))
-
-    input_size = cell.input_shape(params)[-1]
-    expected = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
-    shapes = {name: leaf.shape for name, leaf in named(expected).items()}
-    checked(named(params), shapes, f"params of {type(cell).__name__}")

@@ -198,7 +198,7 @@ def test_wrong_params_are_named():
     cell, params = lstmx.LSTM(4), conversions.random_params(lstmx.LSTM(4))
     with pytest.raises(ValueError, match=r"recurrent.kernel must have shape \(4, 16\), got \(4, 12\)"):
         to_state_dict(cell, params._replace(recurrent={"kernel": jnp.ones((4, 12))}))
-    with pytest.raises(ValueError, match=r"params of LSTM lacks input.bias, expected with shape \(16,\)"):
+    with pytest.raises(ValueError, match=r"params: input/bias is missing, of shape \(16,\)"):
         to_state_dict(cell, params._replace(input={"kernel": params.input["kernel"]}))
     with pytest.raises(ValueError, match="params must have one entry for each of 2 layers, got 1"):
         to_state_dict(stacked(cell, 2), (params,))
