@@ -1,7 +1,7 @@
-"""Averaged SGD: training goes on with the parameters, evaluation takes the mean of those lately reached.
+"""Averaging: training goes on with the parameters, evaluation takes the mean of those lately reached.
 
-The average starts when the validation loss stops falling (non-monotonically triggered averaging, Merity et
-al. 2018). It is part of the training's state, like the losses it waits for.
+The average starts at once, or when the validation loss stops falling (non-monotonically triggered averaging,
+Merity et al. 2018). It is part of the training's state, like the losses it waits for.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,13 +35,17 @@ class AveragingState(NamedTuple):
     inner: PyTree
 
 
-def averaged(inner: "optax.GradientTransformation", patience: int) -> "optax.GradientTransformation":
+def averaged(
+    inner: "optax.GradientTransformation", patience: int | None = None, horizon: float = jnp.inf
+) -> "optax.GradientTransformation":
     """Keeps the mean of the parameters that a transformation leads to.
 
     Args:
         inner: the transformation; it is not changed by the average.
         patience: averaging begins when a validation loss is above the lowest of those that came before the
-            last `patience` ones.
+            last `patience` ones; None to begin with the first step.
+        horizon: steps after which a parameter's weight in the mean falls as `exp(-steps / horizon)`, about;
+            at least 1, infinite for equal weights.
 
     Returns:
         An optax transformation with an `AveragingState`.
@@ -65,15 +69,15 @@ def averaged(inner: "optax.GradientTransformation", patience: int) -> "optax.Gra
     import optax
 
     def init(params):
-        recent = jnp.full(patience, jnp.inf)
+        recent, begun = jnp.full(patience or 1, jnp.inf), jnp.asarray(patience is None)
         zero, infinity = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf)
-        return AveragingState(params, zero, jnp.asarray(False), recent, infinity, inner.init(params))
+        return AveragingState(params, zero, begun, recent, infinity, inner.init(params))
 
     def update(updates, state, params):
         updates, inner_state = inner.update(updates, state.inner, params)
         reached = optax.apply_updates(params, updates)
         count = state.count + state.started
-        share = 1 / jnp.maximum(count, 1)
+        share = jnp.maximum(1 / jnp.maximum(count, 1), 1 / horizon)
         average = jax.tree.map(
             lambda mean, now: jnp.where(state.started, mean + share.astype(now.dtype) * (now - mean), now),
             state.average,

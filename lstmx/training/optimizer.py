@@ -33,7 +33,9 @@ class OptimizerConfig:
         b2: decay of the second moment of the same, and of the squared gradient of rmsprop.
         eps: term that keeps the division by the second moment finite.
         average_patience: evaluate the mean of the parameters instead of the last ones (averaged SGD), from
-            when a validation loss is above the lowest of those before the last so many; None for never.
+            when a validation loss is above the lowest of those before the last so many; None for never, or
+            from the first step where there is a horizon.
+        average_horizon: steps that this mean reaches back, exponentially; None for all since it began.
         clip_norm: largest global norm of the gradient; larger ones are scaled down to it. None to switch off.
     """
 
@@ -52,6 +54,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip_norm: float | None = 1.0
     average_patience: int | None = None
+    average_horizon: int | None = None
 
     def __post_init__(self):
         names = OptimizerConfig.__annotations__
@@ -81,8 +84,9 @@ class OptimizerConfig:
         for field in ("momentum", "b1", "b2"):
             _require(field, getattr(self, field), 0 <= getattr(self, field) < 1, "at least 0 and below 1")
         _require("eps", self.eps, 0 < self.eps < math.inf, "positive and finite")
-        patience = self.average_patience
-        _require("average_patience", patience, patience is None or patience >= 1, "at least 1, or None")
+        for field in ("average_patience", "average_horizon"):
+            value = getattr(self, field)
+            _require(field, value, value is None or value >= 1, "at least 1, or None")
         if self.clip_norm is not None:
             positive = 0 < self.clip_norm < math.inf
             _require("clip_norm", self.clip_norm, positive, "positive and finite, or None for no clipping")
@@ -187,8 +191,8 @@ def make_optimizer(
         parts.append(optax.scale_by_trust_ratio())
     parts.append(optax.scale_by_learning_rate(schedule))
     optimizer = optax.chain(*parts)
-    if config.average_patience is not None:
-        optimizer = averaged(optimizer, config.average_patience)
+    if config.average_patience is not None or config.average_horizon is not None:
+        optimizer = averaged(optimizer, config.average_patience, config.average_horizon or math.inf)
     return optimizer, schedule
 
 

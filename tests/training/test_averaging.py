@@ -43,6 +43,28 @@ def test_it_is_the_published_loop(losses):
     assert int(state.count) == count
 
 
+@pytest.mark.parametrize(("patience", "horizon"), [(None, 4), (1, 4), (None, 1)])
+def test_with_a_horizon_older_parameters_fade(patience, horizon):
+    config = dataclasses.replace(SGD, average_patience=patience, average_horizon=horizon)
+    optimizer, _ = make_optimizer(config, steps=100)
+    params, losses = {"w": jnp.arange(3.0)}, [1.0, 2.0, 3.0, 4.0]
+    state, step = optimizer.init(params), jax.jit(optimizer.update)
+    w, mean, count = np.arange(3.0), np.arange(3.0), 0
+    random = np.random.default_rng(0)
+    for at, loss in enumerate(losses):
+        for _ in range(5):
+            gradient = random.normal(size=3)
+            w = w - 0.1 * gradient
+            begun = patience is None or at > 2  # the third is above the first
+            count += begun
+            mean = mean + max(1 / max(count, 1), 1 / horizon) * (w - mean) if begun else w
+            updates, state = step({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
+            params = {"w": params["w"] + updates["w"]}
+        state = observe_validation(state, loss)
+    np.testing.assert_allclose(state.average["w"], mean, rtol=1e-5)
+    assert (horizon == 1) == bool(np.allclose(state.average["w"], params["w"], rtol=1e-6))
+
+
 def run(folder, losses):
     task = toy.Toy(toy.Config())
     task.validation_losses = list(losses)
@@ -89,3 +111,5 @@ def test_others_do_not_average():
     assert exchange_average(params, state) == (params, state)
     with pytest.raises(ValueError, match="average_patience must be at least 1, or None"):
         OptimizerConfig("sgd", 0.1, average_patience=0)
+    with pytest.raises(ValueError, match="average_horizon must be at least 1, or None"):
+        OptimizerConfig("sgd", 0.1, average_horizon=0)
