@@ -122,10 +122,10 @@ def _score(task, scored: list[tuple[int, str]], references: list[str], count: in
         raise ValueError(f"{path} has {len(references)} lines for {count} sentences")
     translations = [text for _, text in scored]
     scores, signatures = task.scores(translations, [references[number - 1] for number, _ in scored])
-    if not scores:
+    if not signatures:
         raise ValueError("--references needs sacrebleu, which is not installed")
     for name, score in scores.items():
-        print(f"{name} {score:.2f}  {signatures[name]}", file=sys.stderr)
+        print(f"{name} {score:.2f}  {signatures.get(name, '')}".rstrip(), file=sys.stderr)
 
 
 if __name__ == "__main__":

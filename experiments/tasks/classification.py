@@ -86,6 +86,7 @@ class TextClassification:
         return SequenceClassifier(
             len(self.encoder),
             len(self.classes),
+            unknown=self.encoder.unknown,
             predicts_words=self.config.pretraining.steps > 0,
             rngs=nnx.Rngs(params=key),
             **vars(self.config.model),
@@ -127,7 +128,7 @@ class TextClassification:
             return jnp.mean(nats), jnp.mean(right.astype(jnp.float32))
 
         model = self.model(params)
-        xs = model.embedding(batch["tokens"])
+        xs = model.vectors(batch["tokens"])
         nats, right = nats_of(model, xs)
         if self.config.adversarial:
             # Nothing is differentiated twice: what makes the change is constant to the outer gradient.

@@ -106,5 +106,12 @@ class TextEncoder:
             return self.vocabulary.tokens(self.vocabulary.encode(text))
         return split_text(text) if self.level == "word" else list(text)
 
+    @property
+    def unknown(self) -> int:
+        """The id of what is not known."""
+        if self.level == "bpe":
+            return self.vocabulary.id_of(_UNKNOWN)
+        return int(self.vocabulary.encode([_UNKNOWN])[0])
+
     def __len__(self) -> int:
         return len(self.vocabulary)

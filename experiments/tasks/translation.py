@@ -195,24 +195,29 @@ class Translation:
     ) -> tuple[dict[str, float], dict[str, str]]:
         """BLEU (Papineni et al. 2002) and chrF (Popovic 2015) of a corpus, by sacreBLEU (Post 2018).
 
+        Beside them, as BLEU is 0 where no sentence has four words: how many translations are the reference.
+
         Args:
             translations: sentences.
             references: as many.
 
         Returns:
-            Scores by name, from 0 to 100; their signatures by name. Both are empty without sacreBLEU.
+            Scores by name, from 0 to 100; the signatures of BLEU and chrF, which need sacreBLEU.
         """
+        lower_case = self.config.data.lower_case
+        read = str.lower if lower_case else str
+        same = [read(one) == read(other) for one, other in zip(translations, references, strict=True)]
+        exact = {"exact": 100 * sum(same) / max(len(same), 1)}
         try:
             from sacrebleu.metrics import BLEU, CHRF
         except ImportError:
-            return {}, {}
-        lower_case = self.config.data.lower_case
+            return exact, {}
         metrics = {"BLEU": BLEU(lowercase=lower_case), "chrF": CHRF(lowercase=lower_case)}
         scores = {
             name: metric.corpus_score(list(translations), [list(references)]).score
             for name, metric in metrics.items()
         }
-        return scores, {name: str(metric.get_signature()) for name, metric in metrics.items()}
+        return scores | exact, {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
     def display(self, metrics):
         """The loss without the smoothing, in nats, and the perplexity of a piece."""
@@ -316,7 +321,7 @@ class Translation:
         from experiments.tasks.pictures import draw_curves
 
         drawn, sources = (
-            [draw_curves(folder, ("nats", "BLEU"))],
+            [draw_curves(folder, ("nats", "chrF"))],
             [source for source, _ in self._pairs[split][:3]],
         )
         drawn += [

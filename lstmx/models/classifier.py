@@ -36,6 +36,8 @@ class SequenceClassifier(nnx.Module):
       dropout_rate: of the outputs of each layer, and of the sequence's vector; in [0, 1).
       embedding_dropout_rate: of features of the embeddings, the same in all steps of a sequence; in [0, 1).
       word_dropout_rate: probability that a token's embedding is zero, in [0, 1).
+      unknown: the token of all words that are not known, whose embedding is zero always: so that with word
+        dropout it is learnt what a word that cannot be read means, though all are known in training.
       predicts_words: whether it has what `neighbours` needs, to be trained as a language model first.
       dtype: compute type; None for float32.
       rngs: `params`; dropout draws from the stream given to the call, so that a step's randomness is its own.
@@ -71,6 +73,7 @@ class SequenceClassifier(nnx.Module):
         dropout_rate: float = 0.0,
         embedding_dropout_rate: float = 0.0,
         word_dropout_rate: float = 0.0,
+        unknown: int | None = None,
         predicts_words: bool = False,
         dtype=None,
         rngs: nnx.Rngs,
@@ -87,6 +90,7 @@ class SequenceClassifier(nnx.Module):
                 "what a second one reads has seen the words on both sides"
             )
         self.pooling, self.bidirectional, self.hidden_size = pooling, bidirectional, hidden_size
+        self.unknown = unknown
         self.embedding = nnx.Embed(vocabulary_size, embedding_size, dtype=dtype, rngs=rngs)
         network = lstmx.networks.stacked(
             CELLS[cell](hidden_size, dtype=dtype), num_layers, bidirectional, dropout_rate
@@ -125,7 +129,12 @@ class SequenceClassifier(nnx.Module):
         Returns:
           float32 `[B, C]`.
         """
-        return self.from_vectors(self.embedding(tokens), lengths, deterministic=deterministic, rngs=rngs)
+        return self.from_vectors(self.vectors(tokens), lengths, deterministic=deterministic, rngs=rngs)
+
+    def vectors(self, tokens: jax.Array) -> jax.Array:
+        """The embeddings `[B, T, E]` of tokens `[B, T]`."""
+        xs = self.embedding(tokens)
+        return xs if self.unknown is None else jnp.where((tokens == self.unknown)[..., None], 0, xs)
 
     def from_vectors(
         self, xs: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
@@ -161,7 +170,7 @@ class SequenceClassifier(nnx.Module):
           exist, bool.
         """
         options = {"deterministic": deterministic, "rngs": rngs}
-        ys, size = self._read(self.embedding(tokens), lengths, **options), self.hidden_size
+        ys, size = self._read(self.vectors(tokens), lengths, **options), self.hidden_size
         ys = self.dropout(ys, **options)
         vectors, targets = [self.next_word(ys[:, :-1, :size])], [tokens[:, 1:]]
         if self.bidirectional:
@@ -232,7 +241,7 @@ def saliency(
     """
     if points < 1:
         raise ValueError(f"points must be at least 1, got {points}")
-    xs, classes = model.embedding(tokens), jnp.asarray(classes)
+    xs, classes = model.vectors(tokens), jnp.asarray(classes)
 
     def log_odds(xs):
         logp = jax.nn.log_softmax(model.from_vectors(xs, lengths))

@@ -210,3 +210,14 @@ def test_wrong_options_are_named():
         sentiment.Config(adversarial=-1.0)
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         sentiment.DataConfig(limit=0)
+
+
+def test_unknown_words_say_nothing(task_of):
+    for level in ("word", "character", "bpe"):
+        task = task_of(level=level)
+        assert task.encoder.unknown == 0
+        assert task.model(params_of(task)).unknown == 0
+    task = task_of()
+    one, other = task.classify(params_of(task), ["not qwrtz at all", "not xyzzy at all"])
+    assert one.probabilities == other.probabilities
+    assert one.saliency[1] == 0 != one.saliency[0]

@@ -135,13 +135,14 @@ def test_scores_are_those_of_sacrebleu(trained):
 
     task, _ = trained
     translations, references = (
-        ["The cat sat on the mat", "a dog runs now"],
-        ["the cat sat on a mat", "a dog ran"],
+        ["The cat sat on the mat", "a dog runs now", "A bird", "b"],
+        ["the cat sat on a mat", "a dog ran", "a bird", "c"],
     )
     scores, signatures = task.scores(translations, references)
     bleu = sacrebleu.corpus_bleu(translations, [references], lowercase=True)
     assert scores["BLEU"] == pytest.approx(bleu.score)
     assert scores["chrF"] < 100
+    assert scores["exact"] == 25
     assert all("case:lc" in signature and "version:" in signature for signature in signatures.values())
 
 

@@ -216,3 +216,13 @@ def test_layers_that_have_seen_a_word_do_not_predict_it():
     with pytest.raises(ValueError, match="predicts words with one layer only, got 2"):
         make(predicts_words=True, num_layers=2)
     make(predicts_words=True, num_layers=2, bidirectional=False)
+
+
+def test_unknown_tokens_are_read_as_dropped_ones():
+    model, plain = make(unknown=3), make()
+    assert (TOKENS[LENGTHS > 0] == 3).any()
+    xs = np.where((TOKENS == 3)[..., None], 0, np.asarray(model.embedding.embedding)[TOKENS])
+    np.testing.assert_array_equal(model.vectors(TOKENS), xs)
+    np.testing.assert_array_equal(model(TOKENS, LENGTHS), plain.from_vectors(jnp.asarray(xs), LENGTHS))
+    found = saliency(model, TOKENS, LENGTHS, jnp.zeros(4, int))
+    assert (np.asarray(found)[TOKENS == 3] == 0).all()
