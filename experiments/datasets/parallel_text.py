@@ -14,6 +14,7 @@ there are such `val` (or valid, dev, validation), `test` and other test sets und
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
 import lzma
 import os
@@ -44,8 +45,8 @@ _NAMES = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "test_2016_flickr"),
 }
-# The numbers of each split are drawn from all below this one, and none is in two splits.
-_NUMERALS_BELOW = 1_000_000
+# Numbers of up to so many digits; none is in two splits.
+_NUMERALS_DIGITS = 6
 _NUMERALS = {"train": 6_000, "validation": 300, "test": 300}
 # A sentence and its translation differ less in length; in files that are shifted by a line many differ more.
 _STRANGE_RATIO = 4
@@ -135,11 +136,12 @@ def numerals(source_language: str = "en", target_language: str = "de") -> dict[s
         raise ImportError(
             "the source 'numerals' is generated with num2words: pip install num2words, or pass --data.path"
         ) from None
-    drawn = np.random.default_rng(0).permutation(_NUMERALS_BELOW)
-    pairs, start = {}, 0
+    # As many of each length; drawn evenly, nearly all would have six digits.
+    digits = np.random.default_rng(0).uniform(0, _NUMERALS_DIGITS, 4 * sum(_NUMERALS.values()))
+    drawn = iter(dict.fromkeys((10**digits).astype(int).tolist()))
+    pairs = {}
     for split, count in _NUMERALS.items():
-        numbers = drawn[start : start + count].tolist()
-        start += count
+        numbers = list(itertools.islice(drawn, count))
         try:
             pairs[split] = [
                 tuple(num2words(number, lang=lang) for lang in (source_language, target_language))

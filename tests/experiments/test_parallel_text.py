@@ -84,6 +84,9 @@ def test_numerals_are_numbers_in_words():
     sources = [source for pairs in found.values() for source, _ in pairs]
     assert len(set(sources)) == len(sources)
     known = dict(itertools.chain(*found.values()))
+    assert {"one", "twelve", "three hundred"} <= set(sources)
+    short = sum("thousand" not in source for source in sources)
+    assert 700 < short < 1000  # most of those there are
     assert all("hundert" in target for source, target in known.items() if "hundred" in source)
     with pytest.raises(ValueError, match="does not know one of the languages en, xx"):
         numerals("en", "xx")
