@@ -173,13 +173,14 @@ PRESETS = {
         loop=LoopConfig(eval_every=10, checkpoint_every=10, log_every=5),
     ),
     "sst2": Config(
-        steps=8000,
+        steps=5000,
         data=DataConfig(source="sst2", batch_size=64),
         model=ModelConfig(
-            embedding_size=300, hidden_size=150, dropout_rate=0.5, embedding_dropout_rate=0.3,
-            word_dropout_rate=0.2,
+            embedding_size=300, hidden_size=150, dropout_rate=0.5, embedding_dropout_rate=0.5,
+            word_dropout_rate=0.3,
         ),
-        optimizer=replace(DEFAULT.optimizer, learning_rate=1e-3, weight_decay=0.01),
+        adversarial=0.1,
+        optimizer=replace(DEFAULT.optimizer, weight_decay=0.1, average_horizon=1000),
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=100),
     ),
     "imdb": Config(
