@@ -184,12 +184,13 @@ PRESETS = {
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=100),
     ),
     "imdb": Config(
-        steps=5000,
+        steps=4000,
         data=DataConfig(
             source="imdb", splits=(90, 10, 0), vocabulary_size=30_000, least_count=2, keep="last"
         ),
-        model=ModelConfig(dropout_rate=0.5, embedding_dropout_rate=0.3, word_dropout_rate=0.2),
-        optimizer=replace(DEFAULT.optimizer, learning_rate=2e-3, weight_decay=0.01),
+        model=ModelConfig(dropout_rate=0.5, embedding_dropout_rate=0.5, word_dropout_rate=0.3),
+        adversarial=0.1,
+        optimizer=replace(DEFAULT.optimizer, learning_rate=2e-3, weight_decay=0.01, average_horizon=500),
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
     ),
 }  # fmt: skip
