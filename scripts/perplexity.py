@@ -18,7 +18,7 @@ def perplexity(
     file: Path | None = None,
     cache: tyro.conf.FlagCreatePairsOff[bool] = False,
     cache_size: int = 500,
-    cache_theta: float = 1.0,
+    cache_theta: float = 0.5,
     cache_weight: float = 0.1,
     dynamic: tyro.conf.FlagCreatePairsOff[bool] = False,
     dynamic_rate: float = 0.002,

@@ -33,4 +33,4 @@ def draw_attention(found: "Found", path: Path) -> Path | None:
 
 def _shown(token: str) -> str:
     # Dollars would be read as formulas, and half a letter has no picture.
-    return token.replace("$", r"\$").replace("\ufffd", "?")
+    return token.replace("$", r"\$").replace("\ufffd", "?") if token.strip() else "\u2423"
