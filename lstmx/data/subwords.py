@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstmx.data.vocabulary import checked_ids
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -128,11 +130,11 @@ class Subwords:
         Raises:
           ValueError: if an id is out of range.
         """
-        return self._tokenizer.decode(self._checked(ids), skip_special_tokens=True).strip()
+        return self._tokenizer.decode(checked_ids(ids, len(self)).tolist(), skip_special_tokens=True).strip()
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The text of each token, special ones by their names, the space before a word included."""
-        return [self._texts[i] for i in self._checked(ids)]
+        return [self._texts[i] for i in checked_ids(ids, len(self)).tolist()]
 
     def id_of(self, special: str) -> int:
         """The id of a special token.
@@ -147,13 +149,6 @@ class Subwords:
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
-
-    def _checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
-        ids = [int(i) for i in ids]
-        outside = [i for i in ids if not 0 <= i < len(self)]
-        if outside:
-            raise ValueError(f"ids must be in [0, {len(self)}), got {outside[0]}")
-        return ids
 
     @functools.cached_property
     def _texts(self) -> list[str]:

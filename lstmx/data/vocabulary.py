@@ -119,20 +119,7 @@ class CharVocabulary:
           >>> CharVocabulary("abc").decode([2, 0, 1])
           'cab'
         """
-        ids = np.asarray(ids)
-        if ids.ndim != 1:
-            raise ValueError(f"ids must be one-dimensional [N], got shape {ids.shape}")
-        if ids.size == 0:  # an empty list has no integer dtype
-            return ""
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"ids must be integers, got dtype {ids.dtype}")
-        outside = np.flatnonzero((ids < 0) | (ids >= len(self)))
-        if outside.size:
-            at = int(outside[0])
-            raise ValueError(
-                f"ids must be in [0, {len(self)}), got {int(ids[at])} at position {at} "
-                f"({outside.size} of {ids.size} ids are out of range)"
-            )
+        ids = checked_ids(ids, len(self))
         return self._code_points[ids].tobytes().decode("utf-32-le", "surrogatepass")
 
     def __len__(self) -> int:
@@ -146,3 +133,31 @@ class CharVocabulary:
 def _code_points(text: str) -> np.ndarray:
     # Lone surrogates are legal in a Python string and must not break the round trip.
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def checked_ids(ids: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
+    """The ids of a vocabulary of so many tokens as an array of integers.
+
+    Raises:
+      ValueError: if they are not one-dimensional, not integers, or not all in [0, count).
+
+    Example:
+      >>> checked_ids([0, 2], 2)
+      Traceback (most recent call last):
+      ValueError: ids must be in [0, 2), got 2 at position 1 (1 of 2 ids are out of range)
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 1:
+        raise ValueError(f"ids must be one-dimensional [N], got shape {ids.shape}")
+    if ids.size == 0:  # an empty list has no integer dtype
+        return ids.astype(np.int32)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids must be integers, got dtype {ids.dtype}")
+    outside = np.flatnonzero((ids < 0) | (ids >= count))
+    if outside.size:
+        at = int(outside[0])
+        raise ValueError(
+            f"ids must be in [0, {count}), got {int(ids[at])} at position {at} "
+            f"({outside.size} of {ids.size} ids are out of range)"
+        )
+    return ids

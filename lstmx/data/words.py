@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from lstmx.data.vocabulary import checked_ids
+
 UNKNOWN = "<unk>"
 END_OF_LINE = "<eos>"
 # A name in angle brackets, a word with its inner apostrophes, hyphens and points, or one other sign.
@@ -149,21 +151,7 @@ class WordVocabulary:
           >>> WordVocabulary(["a", "b"], unknown=None).decode([1, 1, 0])
           ['b', 'b', 'a']
         """
-        ids = np.asarray(ids)
-        if ids.ndim != 1:
-            raise ValueError(f"ids must be one-dimensional [N], got shape {ids.shape}")
-        if ids.size == 0:  # an empty list has no integer dtype
-            return []
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"ids must be integers, got dtype {ids.dtype}")
-        outside = np.flatnonzero((ids < 0) | (ids >= len(self)))
-        if outside.size:
-            at = int(outside[0])
-            raise ValueError(
-                f"ids must be in [0, {len(self)}), got {int(ids[at])} at position {at} "
-                f"({outside.size} of {ids.size} ids are out of range)"
-            )
-        return [self.tokens[id_] for id_ in ids.tolist()]
+        return [self.tokens[id_] for id_ in checked_ids(ids, len(self)).tolist()]
 
     def __len__(self) -> int:
         return len(self.tokens)
