@@ -175,17 +175,7 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
     xs = sequence.xs
     show = _shown(cell, options)
     maps, update_params, found = _prepared(cell, params, saved.initial, sequence, locked)
-    before = functools.partial(before_each_step, resets=sequence.resets, reverse=options.reverse)
-
-    ys = cell.output(saved.shown) if options.states else saved.shown
-    ys_before = before(cell.output(saved.initial), ys, cell.output(saved.fresh))
-    if options.remat == "gates":
-        states = unpack(form, saved.kept, jax.tree.leaves(saved.shown))
-        states = before(saved.initial, states, saved.fresh)
-        kept, form = _redo_gates(cell, saved, states, ys_before, (maps, update_params, found))
-        shown = []
-    else:
-        kept, shown = saved.kept, jax.tree.leaves(saved.shown)
+    ys_before, kept, shown, form = _recalled(cell, options, saved, form, (maps, update_params, found))
 
     # The maps are linear: their transposes are the same everywhere, and at zero there is nothing to compute.
     to_state = jax.linear_transpose(show, saved.initial)
@@ -244,6 +234,19 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
     if d_fresh is None:
         d_fresh = zeros(saved.fresh)
     return Params(*d_maps, d_update, d_initial_params), d_initial, d_fresh, dxs
+
+
+def _recalled(cell: Cell, options: Options, saved: Saved, form: Form, prepared: tuple):
+    """What the reverse pass reads of the forward one: outputs before each step, what was kept and shown."""
+    before = functools.partial(before_each_step, resets=saved.sequence.resets, reverse=options.reverse)
+    ys = cell.output(saved.shown) if options.states else saved.shown
+    ys_before = before(cell.output(saved.initial), ys, cell.output(saved.fresh))
+    shown = jax.tree.leaves(saved.shown)
+    if options.remat != "gates":
+        return ys_before, saved.kept, shown, form
+    states = before(saved.initial, unpack(form, saved.kept, shown), saved.fresh)
+    kept, form = _redo_gates(cell, saved, states, ys_before, prepared)
+    return ys_before, kept, [], form
 
 
 def _transposed_recurrent_map(cell, params, ys_before, map_noise):

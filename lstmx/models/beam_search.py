@@ -105,17 +105,6 @@ def beam_search(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")
-    shape = (batch_size, beam_size)
-    worst = jnp.full(shape, -jnp.inf)
-    nothing = jnp.zeros((*shape, max_length), jnp.int32)
-    search = _Search(
-        position=jnp.int32(0),
-        state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], beam_size, axis=1), state),
-        tokens=nothing,
-        # One sequence alone, or all K would be the same.
-        log_probs=worst.at[:, 0].set(0.0),
-        found=Beams(nothing, jnp.zeros(shape, jnp.int32), worst, jnp.zeros(shape, bool)),
-    )
 
     def is_open(search: _Search) -> jax.Array:
         bound = search.log_probs.max(axis=1) / length_penalty(max_length, alpha)
@@ -128,15 +117,7 @@ def beam_search(
         at = search.position
         last = lax.dynamic_index_in_dim(search.tokens, jnp.maximum(at - 1, 0), axis=2, keepdims=False)
         state, logits = step(search.state, jnp.where(at == 0, bos, last))
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        for word in banned:
-            log_probs = log_probs.at[..., word].set(-jnp.inf)
-        vocabulary_size = logits.shape[-1]
-        log_probs = (search.log_probs[:, :, None] + log_probs).reshape(batch_size, -1)
-        # Of twice as many, at most K end a sequence, one of each beam: K that go on are among them.
-        most = min(2 * beam_size, log_probs.shape[1])
-        log_probs, choices = lax.top_k(log_probs, most)
-        beams, words = choices // vocabulary_size, (choices % vocabulary_size).astype(jnp.int32)
+        log_probs, beams, words = _continuations(search.log_probs, logits, banned)
         tokens = jnp.take_along_axis(search.tokens, beams[:, :, None], axis=1)
         tokens = lax.dynamic_update_index_in_dim(tokens, words, at, axis=2)
         ends = words == eos
@@ -146,10 +127,7 @@ def beam_search(
         found = _best(search.found, Beams(tokens, lengths, scores, ends & jnp.isfinite(scores)))
         found = _where(is_open(search), found, search.found)
 
-        log_probs, kept = lax.top_k(jnp.where(ends, -jnp.inf, log_probs), min(beam_size, most))
-        if most < beam_size:
-            kept = jnp.pad(kept, ((0, 0), (0, beam_size - most)))
-            log_probs = jnp.pad(log_probs, ((0, 0), (0, beam_size - most)), constant_values=-jnp.inf)
+        log_probs, kept = _top(jnp.where(ends, -jnp.inf, log_probs), beam_size)
         origins = jnp.take_along_axis(beams, kept, axis=1)
         return _Search(
             at + 1,
@@ -159,12 +137,45 @@ def beam_search(
             found,
         )
 
-    search = lax.while_loop(goes_on, advance, search)
+    search = lax.while_loop(goes_on, advance, _opened(state, (batch_size, beam_size), max_length))
     # Only a row that has gone to the end can be without a sequence that ends.
     scores = search.log_probs / length_penalty(search.position.astype(jnp.float32), alpha)
     lengths = jnp.where(jnp.isfinite(scores), search.position, 0)
-    still_open = Beams(search.tokens, lengths, scores, jnp.zeros(shape, bool))
+    still_open = Beams(search.tokens, lengths, scores, jnp.zeros_like(lengths, bool))
     return _where(search.found.finished.any(axis=1), search.found, still_open)
+
+
+def _opened(state: PyTree, shape: tuple[int, int], max_length: int) -> _Search:
+    """The search before the first word, of shape (B, K)."""
+    worst = jnp.full(shape, -jnp.inf)
+    nothing = jnp.zeros((*shape, max_length), jnp.int32)
+    return _Search(
+        position=jnp.int32(0),
+        state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], shape[1], axis=1), state),
+        tokens=nothing,
+        # One sequence alone, or all K would be the same.
+        log_probs=worst.at[:, 0].set(0.0),
+        found=Beams(nothing, jnp.zeros(shape, jnp.int32), worst, jnp.zeros(shape, bool)),
+    )
+
+
+def _continuations(log_probs: jax.Array, logits: jax.Array, banned: tuple[int, ...]):
+    """The likeliest continuations of each row's open sequences by a word: (log_probs, beams, words)."""
+    batch_size, beam_size, vocabulary_size = logits.shape
+    of_words = jax.nn.log_softmax(logits.astype(jnp.float32))
+    for word in banned:
+        of_words = of_words.at[..., word].set(-jnp.inf)
+    of_all = (log_probs[:, :, None] + of_words).reshape(batch_size, -1)
+    # Of twice as many, at most K end a sequence, one of each beam: K that go on are among them.
+    log_probs, choices = lax.top_k(of_all, min(2 * beam_size, of_all.shape[1]))
+    return log_probs, choices // vocabulary_size, (choices % vocabulary_size).astype(jnp.int32)
+
+
+def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """`lax.top_k` of rows that may hold fewer; what is missing is -infinity, at position 0."""
+    missing = ((0, 0), (0, max(count - values.shape[1], 0)))
+    best, places = lax.top_k(values, min(count, values.shape[1]))
+    return jnp.pad(best, missing, constant_values=-jnp.inf), jnp.pad(places, missing)
 
 
 def _best(found: Beams, more: Beams) -> Beams:
