@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.tasks.module_task import ModuleTask
 from experiments.tasks.text_encoding import TextEncoder
 from experiments.tasks.word_prediction import WordPrediction
 from lstmx.cells import base
@@ -43,7 +44,7 @@ class Verdict(NamedTuple):
     left_out: int
 
 
-class TextClassification:
+class TextClassification(ModuleTask):
     """The task (see `lstmx.training.Task`), and verdicts on texts by its model."""
 
     unit = "texts"
@@ -79,10 +80,10 @@ class TextClassification:
             self._words = WordPrediction(
                 self._encoded["train"], len(encoder), config.pretraining.candidates, config.seed
             )
-        # Split once: the loop works on plain trees, which costs a step less than modules do.
-        self._graph, self.model_shapes = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+        self.split_model()
 
-    def _build(self, key) -> SequenceClassifier:
+    def build(self, key) -> SequenceClassifier:
+        """The model with fresh parameters."""
         return SequenceClassifier(
             len(self.encoder),
             len(self.classes),
@@ -92,14 +93,9 @@ class TextClassification:
             **vars(self.config.model),
         )
 
-    def model(self, params) -> SequenceClassifier:
-        """The model with the given parameters."""
-        leaves = jax.tree.leaves(params)
-        return nnx.merge(self._graph, jax.tree.unflatten(jax.tree.structure(self.model_shapes), leaves))
-
     def init(self, key):
         """Parameters; nothing is carried from batch to batch."""
-        return nnx.to_pure_dict(nnx.state(self._build(key))), ()
+        return nnx.to_pure_dict(nnx.state(self.build(key))), ()
 
     def batch(self, step: int):
         """Texts of like length and their labels; or, while words are learned, candidates of their words."""

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.tasks.module_task import ModuleTask
 from experiments.tasks.pictures import draw_curves
 from experiments.tasks.text_units import Characters, Words
 from lstmx.cells import base
@@ -21,7 +22,7 @@ from lstmx.models import LanguageModel, generate
 from lstmx.regularizers import activation_penalty, temporal_activation_penalty
 
 
-class LanguageModelTask:
+class LanguageModelTask(ModuleTask):
     """The task (see `lstmx.training.Task`), and text from its model.
 
     Args:
@@ -58,10 +59,10 @@ class LanguageModelTask:
             streams = RandomWindowStreams if random_windows else ContiguousStreams
             self._train = streams(self.tokens("train"), batch_size, window, seed=config.seed)
             self._batches = self._train.dataset(config.steps)
-        # Split once: the loop works on plain trees, which costs a step less than modules do.
-        self._graph, self.model_shapes = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+        self.split_model()
 
-    def _build(self, key) -> LanguageModel:
+    def build(self, key) -> LanguageModel:
+        """The model with fresh parameters."""
         return LanguageModel(len(self.vocabulary), rngs=nnx.Rngs(params=key), **vars(self.config.model))
 
     def tokens(self, split: str) -> np.ndarray:
@@ -72,14 +73,9 @@ class LanguageModelTask:
             self._encoded[split] = self.units.encode(self._texts[split])
         return self._encoded[split]
 
-    def model(self, params) -> LanguageModel:
-        """The model with the given parameters."""
-        leaves = jax.tree.leaves(params)
-        return nnx.merge(self._graph, jax.tree.unflatten(jax.tree.structure(self.model_shapes), leaves))
-
     def init(self, key):
         """Parameters, and the state of the training streams."""
-        model = self._build(key)
+        model = self.build(key)
         state = model.initial_state((self.config.data.batch_size,))
         return nnx.to_pure_dict(nnx.state(model)), state
 

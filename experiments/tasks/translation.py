@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments.tasks.module_task import ModuleTask
 from lstmx.cells import base
 from lstmx.data import LengthBuckets, Subwords, padded
 from lstmx.models import Seq2Seq, beam_search
@@ -72,7 +73,7 @@ def read_vocabularies(assets: Mapping[str, str]) -> Vocabularies:
     return Vocabularies(source, Subwords.from_json(assets["target.json"]))
 
 
-class Translation:
+class Translation(ModuleTask):
     """The task (see `lstmx.training.Task`), and translations by its model."""
 
     unit = "sentences"
@@ -90,21 +91,16 @@ class Translation:
             self._buckets = self._divided(self._train, seed=config.seed)
             self.units_per_step = self._buckets.batch_size
             self._batches = self._buckets.dataset(config.steps, functools.partial(self._batch, self._train))
-        # Split once: the loop works on plain trees, which costs a step less than modules do.
-        self._graph, self.model_shapes = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+        self.split_model()
 
-    def _build(self, key) -> Seq2Seq:
+    def build(self, key) -> Seq2Seq:
+        """The model with fresh parameters."""
         sizes = map(len, self.vocabularies)
         return Seq2Seq(*sizes, rngs=nnx.Rngs(params=key), **vars(self.config.model))
 
-    def model(self, params) -> Seq2Seq:
-        """The model with the given parameters."""
-        leaves = jax.tree.leaves(params)
-        return nnx.merge(self._graph, jax.tree.unflatten(jax.tree.structure(self.model_shapes), leaves))
-
     def init(self, key):
         """Parameters; no state is kept from batch to batch."""
-        return nnx.to_pure_dict(nnx.state(self._build(key))), ()
+        return nnx.to_pure_dict(nnx.state(self.build(key))), ()
 
     def batch(self, step: int):
         """The pairs of a step."""
