@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.tasks.module_task import ModuleTask
 from experiments.tasks.text_encoding import TextEncoder
 from experiments.tasks.word_prediction import WordPrediction
 from lstmx.cells import base
 from lstmx.data import LengthBuckets, Rows, padded
 from lstmx.models import SequenceClassifier, saliency
+from lstmx.training import ModuleTask
 
 # Batches of texts whose labels are asked for; less padding is worth fewer compilations there.
 _BATCH, _SHAPES = 64, 10

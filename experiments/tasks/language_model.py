@@ -13,13 +13,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.tasks.module_task import ModuleTask
 from experiments.tasks.pictures import draw_curves
 from experiments.tasks.text_units import Characters, Words
 from lstmx.cells import base
 from lstmx.data import CharVocabulary, ContiguousStreams, EvaluationStreams, RandomWindowStreams
 from lstmx.models import LanguageModel, generate
 from lstmx.regularizers import activation_penalty, temporal_activation_penalty
+from lstmx.training import ModuleTask
 
 
 class LanguageModelTask(ModuleTask):

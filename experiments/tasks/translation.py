@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.tasks.module_task import ModuleTask
 from lstmx.cells import base
 from lstmx.data import LengthBuckets, Subwords, padded
 from lstmx.models import Seq2Seq, beam_search
-from lstmx.training import VALIDATION
+from lstmx.training import VALIDATION, ModuleTask
 
 # Sentences are translated in widths that are multiples of this: few shapes, and no sentence depends on those
 # beside it.

@@ -4,6 +4,7 @@ from lstmx.training.checkpoint import CheckpointError, Restored, restore_params
 from lstmx.training.config import config_differences, config_from_dict, config_to_dict
 from lstmx.training.loop import LoopConfig, NonFiniteError, Result, train, train_in
 from lstmx.training.metrics import best_validation, read_metrics
+from lstmx.training.module_task import ModuleTask
 from lstmx.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from lstmx.training.run import Run, RunError, RunRecord, check_assets, claim_run, open_run, read_assets
 from lstmx.training.state import TrainState, init_state, make_keys, make_step
@@ -13,6 +14,7 @@ __all__ = [
     "VALIDATION",
     "CheckpointError",
     "LoopConfig",
+    "ModuleTask",
     "NonFiniteError",
     "OptimizerConfig",
     "Restored",

@@ -1,9 +1,12 @@
-"""What the tasks of this folder share: an NNX module whose parameters the loop knows as plain trees."""
+"""What tasks share whose model is an NNX module: the loop knows its parameters as plain trees."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-from flax import nnx
+
+if TYPE_CHECKING:
+    # Flax takes a second to import and `--help` needs none of it: the functions below import it when called.
+    from flax import nnx
 
 
 class ModuleTask:
@@ -13,16 +16,20 @@ class ModuleTask:
       model_shapes: shapes and types of the parameters.
     """
 
-    def build(self, key: jax.Array) -> nnx.Module:
+    def build(self, key: jax.Array) -> "nnx.Module":
         """The module with fresh parameters."""
         raise NotImplementedError
 
     def split_model(self) -> None:
         """Makes the module without computing anything; what it refuses is refused now."""
+        from flax import nnx
+
         # Once: the loop works on plain trees, which costs a step less than modules do.
         self._graph, self.model_shapes = nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0))))
 
     def model(self, params) -> Any:
         """The module with the given parameters."""
+        from flax import nnx
+
         leaves = jax.tree.leaves(params)
         return nnx.merge(self._graph, jax.tree.unflatten(jax.tree.structure(self.model_shapes), leaves))
