@@ -15,6 +15,9 @@ test_2016_flickr.de.gz and so on:
     python scripts/train.py translation --preset multi30k-de-en --workdir RUN --data.path FOLDER
     python scripts/evaluate.py RUN --split test
 
+Measured on 2 CPU cores (README.md beside this file): 41.6 BLEU on test2016 after 44 minutes, where a GRU with
+attention of 20.5 million parameters had 28.3.
+
 Scores are sacreBLEU's BLEU and chrF of beam search on the test sets, and of greedy search on the validation
 set.
 """
