@@ -1,0 +1,418 @@
+"""Recurrent forecasters: one that forecasts all steps at once, and one that goes on step by step.
+
+Axes: B windows, L steps of history, H steps of the horizon, D targets, F covariates, P parameters of the
+distribution of one value (see `forecast_heads`).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import lstmx
+import lstmx.nnx
+from lstmx.models.forecast_heads import ForecastHead
+from lstmx.models.instance_scaling import InstanceScaling, Scaling
+
+CELLS = {"lstm": lstmx.LSTM, "slstm": lstmx.SLSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
+
+
+class DirectForecaster(nnx.Module):
+    """A recurrent network reads the history, and one linear map gives all steps of the horizon.
+
+    The history is normalized (`InstanceScaling`) and cut into patches of `patch_size` steps, each of which is
+    one step of the recurrent network, read by a linear map; the last patch ends with the history. With
+    patches of one step it is the plain recurrent forecaster. Without a value in it a patch is passed over.
+
+    Args:
+      input_size: steps of history L.
+      horizon: steps to forecast H.
+      head: what the outputs mean.
+      targets: D; of a multivariate model, which reads and forecasts all of them together. A
+        channel-independent model has one, and the channels are windows of a batch.
+      historic: covariates known up to now.
+      future: covariates known ahead.
+      static: covariates that do not change.
+      num_series: how many series there are, if each has features of its own, which are learnt; else 0.
+      cell: `"lstm"`, `"slstm"`, `"gru"` or `"elman"`.
+      hidden_size: units of a layer.
+      num_layers: layers.
+      patch_size: steps of a patch.
+      patch_stride: steps from a patch to the next, at most `patch_size`; None for `patch_size`.
+      readout: whether the horizon is read off the `"last"` output, or off `"all"` of them.
+      scaling: how a window is normalized, see `level_and_spread`.
+      affine: whether the normalization has learnt parameters (RevIN).
+      linear: whether a linear map of the whole history is added to the forecast, so that the network has
+        only the rest to explain (the autoregression of LSTNet).
+      missing: whether values of the history may be missing: which exist is then an input too.
+      dropout_rate: of patches, between layers, and of what the horizon is read off; in [0, 1).
+      dtype: compute type; None for float32.
+      rngs: `params`; dropout draws from the stream given to the call.
+
+    Raises:
+      ValueError: if a name is unknown, a size does not fit, or there is a linear map under a head whose
+        outputs have no location.
+
+    Source: patches under an LSTM or sLSTM, channel by channel: Kong et al., "Unlocking the power of LSTM for
+    long term time series forecasting", AAAI 2025; normalization: Kim et al. 2022; the linear part: Lai et al.
+    2018, equation 8.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstmx.models import DirectForecaster, Gaussian
+      >>> model = DirectForecaster(
+      ...     input_size=48, horizon=12, head=Gaussian(), hidden_size=16, patch_size=6, rngs=nnx.Rngs(0)
+      ... )
+      >>> distribution = model(jnp.ones((2, 48, 1)))
+      >>> model.head.mean(distribution).shape
+      (2, 12, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int,
+        horizon: int,
+        head: ForecastHead,
+        targets: int = 1,
+        historic: int = 0,
+        future: int = 0,
+        static: int = 0,
+        num_series: int = 0,
+        cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm",
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        patch_size: int = 1,
+        patch_stride: int | None = None,
+        readout: Literal["last", "all"] = "last",
+        scaling: Scaling = "standard",
+        affine: bool = False,
+        linear: bool = False,
+        missing: bool = False,
+        dropout_rate: float = 0.0,
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        _check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
+        if readout not in ("last", "all"):
+            raise ValueError(f"readout must be last or all, got {readout!r}")
+        if linear and not head.location_scale:
+            raise ValueError(f"a linear map of the history cannot be added to what {head} makes of outputs")
+        self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
+        self.readout, self.missing = readout, missing
+        self.patching = (patch_size, patch_size if patch_stride is None else patch_stride)
+        patches = len(self.patches)
+        self.scaling = InstanceScaling(scaling, targets, affine=affine)
+        features = targets * (2 if missing else 1) + historic + future
+        self.embedding = nnx.Linear(features * patch_size, hidden_size, dtype=dtype, rngs=rngs)
+        self.static = _StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
+        network = lstmx.networks.stacked(
+            _cell(cell, hidden_size, dtype), num_layers, bidirectional=False, dropout_rate=dropout_rate
+        )
+        self.recurrent = lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout_rate)
+        read = hidden_size * (patches if readout == "all" else 1)
+        per_step = targets * head.num_parameters
+        if future:
+            self.steps = nnx.Linear(read, horizon * hidden_size, dtype=dtype, rngs=rngs)
+            self.ahead = nnx.Linear(future, hidden_size, use_bias=False, dtype=dtype, rngs=rngs)
+            self.output = nnx.Linear(hidden_size, per_step, dtype=dtype, rngs=rngs)
+        else:
+            self.ahead = None
+            self.output = nnx.Linear(read, horizon * per_step, dtype=dtype, rngs=rngs)
+        zeros = nnx.initializers.zeros_init()
+        self.linear = nnx.Linear(input_size, horizon, kernel_init=zeros, rngs=rngs) if linear else None
+
+    def __call__(self, history: jax.Array, exists: jax.Array | None = None, **options):
+        """The distribution of every step of the horizon, in the units of the history.
+
+        Args:
+          history: float `[B, L, D]`.
+          exists: bool `[B, L, D]`, which values exist; all if not given.
+          **options: as of `raw`.
+
+        Returns:
+          What `head.distribution` returns, of values `[B, H, D]`.
+        """
+        return self.head.distribution(*self.raw(history, exists, **options))
+
+    def raw(
+        self,
+        history: jax.Array,
+        exists: jax.Array | None = None,
+        *,
+        historic: jax.Array | None = None,
+        future: jax.Array | None = None,
+        static: jax.Array | None = None,
+        series: jax.Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The outputs before the head, of normalized values.
+
+        Args:
+          history, exists: as of a call.
+          historic: float `[B, L, F]`; zero where missing.
+          future: float `[B, L + H, F]`, of the history and the horizon.
+          static: float `[B, F]`.
+          series: integers `[B]`, which series; needed with `num_series`.
+          deterministic: True for no dropout.
+          rngs: stream `dropout`.
+
+        Returns:
+          (raw, loc, scale): float32 `[B, H, D, P]`, `[B, 1, D]` and `[B, 1, D]`; a normalized z is
+          `loc + scale z`.
+        """
+        if history.shape[1:] != (self.input_size, self.targets):
+            raise ValueError(
+                f"history must be [batch, {self.input_size}, {self.targets}], got shape {history.shape}"
+            )
+        options = {"deterministic": deterministic, "rngs": rngs}
+        exists = jnp.ones(history.shape, bool) if exists is None else exists
+        loc, scale = self.scaling(history, exists)
+        zs = jnp.where(exists, (history - loc) / scale, 0)
+        past = None if future is None else future[:, : self.input_size]
+        xs = _joined(zs, exists if self.missing else None, historic, past)
+        patches, some = self._patched(xs), self._patched(exists).any(axis=(2, 3))
+        embedded = self.embedding(patches.reshape(*patches.shape[:2], -1))
+        embedded = self.dropout(embedded + self.static(static, series), **options)
+        mask = some if self.missing else None
+        _, ys = self.recurrent(embedded, mask=mask, **options)
+        read = self.dropout(self._read(ys, some), **options)
+        if self.ahead is None:
+            raw = self.output(read)
+        else:
+            steps = self.steps(read).reshape(len(read), self.horizon, -1)
+            raw = self.output(nnx.gelu(steps + self.ahead(future[:, self.input_size :])))
+        raw = raw.reshape(len(read), self.horizon, self.targets, self.head.num_parameters).astype(jnp.float32)
+        if self.linear is not None:
+            raw = raw.at[..., 0].add(self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2))
+        return raw, loc, scale
+
+    @property
+    def patches(self) -> np.ndarray:
+        """The steps of each patch, int `[patches, patch_size]`; negative before the first."""
+        return _patches(self.input_size, *self.patching)
+
+    def _patched(self, xs: jax.Array) -> jax.Array:
+        """`[B, patches, patch_size, F]` of `[B, L, F]`, with zeros before the first step."""
+        steps, before = self.patches, self.patching[0] - 1
+        return jnp.pad(xs, ((0, 0), (before, 0), (0, 0)))[:, steps + before]
+
+    def _read(self, ys: jax.Array, some: jax.Array) -> jax.Array:
+        if self.readout == "all":
+            return ys.reshape(len(ys), -1)
+        if not self.missing:
+            return ys[:, -1]
+        # The output of a patch that was passed over is zero.
+        last = jnp.argmax(jnp.where(some, jnp.arange(1, some.shape[1] + 1), 0), axis=1)
+        return jnp.take_along_axis(ys, last[:, None, None], axis=1)[:, 0]
+
+
+class RecurrentForecaster(nnx.Module):
+    """A recurrent network that reads each value, forecasts the next, and goes on with what it drew from that.
+
+        d_t = head(LSTM(z_{t-1}, covariates_t)),    z_t ~ d_t beyond the end of the history
+
+    Training predicts every step of history and horizon from the true values before it. Forecasts are paths:
+    many, drawn independently, whose quantiles are those of the forecast, of sums over steps too.
+
+    Args:
+      input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers, scaling,
+        affine, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates known up to now alone cannot
+        be read, as the horizon lacks them.
+
+    Raises:
+      ValueError: if a name is unknown or a size does not fit.
+
+    Source: Salinas et al., "DeepAR: probabilistic forecasting with autoregressive recurrent networks",
+    International Journal of Forecasting 36, 2020, equations 1 and 2.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstmx.models import RecurrentForecaster, StudentT
+      >>> model = RecurrentForecaster(
+      ...     input_size=20, horizon=6, head=StudentT(), hidden_size=8, scaling="mean", rngs=nnx.Rngs(0)
+      ... )
+      >>> model.paths(jax.random.key(0), jnp.ones((2, 20, 1)), count=50).shape
+      (50, 2, 6, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int,
+        horizon: int,
+        head: ForecastHead,
+        targets: int = 1,
+        future: int = 0,
+        static: int = 0,
+        num_series: int = 0,
+        cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm",
+        hidden_size: int = 40,
+        num_layers: int = 2,
+        scaling: Scaling = "mean",
+        affine: bool = False,
+        dropout_rate: float = 0.0,
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        _check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
+        self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
+        self.scaling = InstanceScaling(scaling, targets, affine=affine)
+        self.embedding = nnx.Linear(2 * targets + future, hidden_size, dtype=dtype, rngs=rngs)
+        self.static = _StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
+        network = lstmx.networks.stacked(
+            _cell(cell, hidden_size, dtype), num_layers, bidirectional=False, dropout_rate=dropout_rate
+        )
+        self.recurrent = lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout_rate)
+        self.output = nnx.Linear(hidden_size, targets * head.num_parameters, dtype=dtype, rngs=rngs)
+
+    def raw(
+        self,
+        history: jax.Array,
+        target: jax.Array,
+        exists: jax.Array | None = None,
+        target_exists: jax.Array | None = None,
+        *,
+        future: jax.Array | None = None,
+        static: jax.Array | None = None,
+        series: jax.Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The outputs before the head for the steps 1 to L + H - 1, each from the true values before it.
+
+        Args:
+          history: float `[B, L, D]`.
+          target: float `[B, H, D]`, what came then.
+          exists: bool `[B, L, D]`; all if not given.
+          target_exists: bool `[B, H, D]`; all if not given.
+          future, static, series, deterministic, rngs: as of `DirectForecaster.raw`.
+
+        Returns:
+          (raw, loc, scale): float32 `[B, L + H - 1, D, P]`, `[B, 1, D]` and `[B, 1, D]`.
+        """
+        exists = jnp.ones(history.shape, bool) if exists is None else exists
+        target_exists = jnp.ones(target.shape, bool) if target_exists is None else target_exists
+        loc, scale = self.scaling(history, exists)
+        known = jnp.concatenate([exists, target_exists], axis=1)[:, :-1]
+        values = jnp.concatenate([history, target], axis=1)[:, :-1]
+        xs = self._inputs((values - loc) / scale, known, None if future is None else future[:, 1:])
+        options = {"deterministic": deterministic, "rngs": rngs}
+        xs = self.dropout(xs + self.static(static, series), **options)
+        _, ys = self.recurrent(xs, mask=_begun(known), **options)
+        return self._raw(self.dropout(ys, **options)), loc, scale
+
+    def paths(
+        self,
+        key: jax.Array,
+        history: jax.Array,
+        exists: jax.Array | None = None,
+        *,
+        future: jax.Array | None = None,
+        static: jax.Array | None = None,
+        series: jax.Array | None = None,
+        count: int = 100,
+    ) -> jax.Array:
+        """Draws how it may go on.
+
+        Args:
+          key: a PRNG key.
+          history, exists, future, static, series: as of `raw`.
+          count: paths S of each window.
+
+        Returns:
+          float32 `[S, B, H, D]`, in the units of the history.
+        """
+        exists = jnp.ones(history.shape, bool) if exists is None else exists
+        loc, scale = self.scaling(history, exists)
+        constant = self.static(static, series)
+        past = None if future is None else future[:, 1 : self.input_size]
+        xs = self._inputs(((history - loc) / scale)[:, :-1], exists[:, :-1], past) + constant
+        state, _ = self.recurrent(xs, mask=_begun(exists[:, :-1]))
+
+        # Before the first value there is nothing to have been read.
+        last = jnp.where(exists[:, -1:], (history[:, -1:] - loc) / scale, 0), exists[:, -1:]
+        several = lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape))  # noqa: E731
+        carry = jax.tree.map(several, (state, last))
+        ahead = None if future is None else future[:, self.input_size :].swapaxes(0, 1)[:, :, None]
+
+        def advance(carry, inputs):
+            state, (z, known) = carry
+            key, covariates = inputs
+            if covariates is not None:
+                covariates = several(covariates)
+            x = (self._inputs(z, known, covariates) + constant)[..., 0, :]
+            state, y = self.recurrent.step(state, x)
+            distribution = self.head.distribution(self._raw(y), loc[:, 0], scale[:, 0])
+            drawn = self.head.sample(distribution, key)
+            z = ((drawn - loc[:, 0]) / scale[:, 0])[..., None, :]
+            return (state, (z, jnp.ones_like(known))), drawn
+
+        _, drawn = jax.lax.scan(advance, carry, (jax.random.split(key, self.horizon), ahead))
+        return jnp.moveaxis(drawn, 0, 2)
+
+    def _inputs(self, zs: jax.Array, known: jax.Array, covariates: jax.Array | None) -> jax.Array:
+        return self.embedding(_joined(jnp.where(known, zs, 0), known, None, covariates))
+
+    def _raw(self, ys: jax.Array) -> jax.Array:
+        raw = self.output(ys)
+        return raw.reshape(*ys.shape[:-1], self.targets, self.head.num_parameters).astype(jnp.float32)
+
+
+class _StaticFeatures(nnx.Module):
+    """What is the same in all steps, as a vector `[B, 1, hidden]` that is added to the inputs."""
+
+    def __init__(self, static: int, num_series: int, hidden_size: int, *, dtype, rngs: nnx.Rngs):
+        self.of_static = (
+            nnx.Linear(static, hidden_size, use_bias=False, dtype=dtype, rngs=rngs) if static else None
+        )
+        self.of_series = nnx.Embed(num_series, hidden_size, dtype=dtype, rngs=rngs) if num_series else None
+
+    def __call__(self, static: jax.Array | None, series: jax.Array | None) -> jax.Array | float:
+        total = 0.0
+        if self.of_static is not None:
+            total = total + self.of_static(static)[:, None]
+        if self.of_series is not None:
+            total = total + self.of_series(series)[:, None]
+        return total
+
+
+def _cell(name: str, hidden_size: int, dtype):
+    if name not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {name!r}")
+    return CELLS[name](hidden_size, dtype=dtype)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def _patches(input_size: int, patch_size: int, stride: int) -> np.ndarray:
+    """The steps of each patch: the last ends the history, and no step is left out."""
+    if not 1 <= stride <= patch_size <= input_size:
+        raise ValueError(
+            "patch_stride must lie between 1 and patch_size, and patch_size be at most input_size, got "
+            f"{stride}, {patch_size} and {input_size}"
+        )
+    count = -(-(input_size - patch_size) // stride) + 1
+    ends = input_size - stride * np.arange(count)[::-1]
+    return ends[:, None] + np.arange(-patch_size, 0)
+
+
+def _joined(*parts: jax.Array | None) -> jax.Array:
+    given = [jnp.asarray(part, jnp.float32) for part in parts if part is not None]
+    return jnp.concatenate(given, axis=-1)
+
+
+def _begun(known: jax.Array) -> jax.Array:
+    """Whether a step is not before the first known value, `[B, T]` of `[B, T, D]`."""
+    return jnp.cumsum(known.any(axis=-1), axis=1) > 0

@@ -1,0 +1,124 @@
+"""The level and the spread of each window, from its own history, so that one model serves series of any size.
+
+Axes: B windows, L steps of history, D targets.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Scaling = Literal["none", "last", "standard", "last_standard", "robust", "mean"]
+SCALINGS = ("none", "last", "standard", "last_standard", "robust", "mean")
+
+
+def level_and_spread(scaling: Scaling, history: jax.Array, exists: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What is subtracted from a window and what it is divided by, from the values of its history that exist.
+
+        none           0,                              1
+        last           the last value,                 1
+        standard       the mean,                       the standard deviation
+        last_standard  the last value,                 the standard deviation
+        robust         the median,                     1.4826 times the median distance from it
+        mean           0,                              the mean absolute value
+
+    A spread that is nothing beside the values, as that of a constant series, is taken to be 1, and so is
+    that of a window without a value, whose level is 0.
+
+    Args:
+      scaling: one of the names above.
+      history: float `[B, L, D]`.
+      exists: bool `[B, L, D]`; what does not exist does not count.
+
+    Returns:
+      (level, spread), float32 `[B, 1, D]` each; spread above 0.
+
+    Raises:
+      ValueError: if the name is unknown.
+
+    Source: mean and deviation of the window: Kim et al. 2022; the last value: Zeng et al. 2023 (NLinear); the
+    mean absolute value: Salinas et al. 2020.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> history = jnp.array([1.0, 2.0, 6.0]).reshape(1, 3, 1)
+      >>> level, spread = level_and_spread("last_standard", history, jnp.ones((1, 3, 1), bool))
+      >>> level.item(), round(spread.item(), 3)
+      (6.0, 2.16)
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+    history = jnp.where(exists, history, 0).astype(jnp.float32)
+    zeros, ones = jnp.zeros_like(history[:, :1]), jnp.ones_like(history[:, :1])
+    if scaling == "none":
+        return zeros, ones
+    count = jnp.sum(exists, axis=1, keepdims=True)
+    some = count > 0
+    if scaling in ("last", "last_standard"):
+        steps = jnp.arange(1, history.shape[1] + 1)[:, None]
+        at = jnp.argmax(jnp.where(exists, steps, 0), axis=1, keepdims=True)
+        level = jnp.take_along_axis(history, at, axis=1)
+    elif scaling == "robust":
+        level = _median(history, exists)
+    elif scaling == "mean":
+        level = zeros
+    else:
+        level = jnp.sum(history, axis=1, keepdims=True) / jnp.maximum(count, 1)
+    if scaling == "last":
+        spread = ones
+    elif scaling == "robust":
+        spread = 1.4826 * _median(jnp.abs(history - level), exists)
+    elif scaling == "mean":
+        spread = jnp.sum(jnp.abs(history), axis=1, keepdims=True) / jnp.maximum(count, 1)
+    else:
+        mean = jnp.sum(history, axis=1, keepdims=True) / jnp.maximum(count, 1)
+        squares = jnp.where(exists, (history - mean) ** 2, 0)
+        spread = jnp.sqrt(jnp.sum(squares, axis=1, keepdims=True) / jnp.maximum(count, 1))
+    # A constant of large value has a deviation of rounding errors.
+    largest = jnp.max(jnp.abs(history), axis=1, keepdims=True)
+    return jnp.where(some, level, 0), jnp.where(spread > 1e-6 * largest, spread, 1)
+
+
+def _median(values: jax.Array, exists: jax.Array) -> jax.Array:
+    median = jnp.nanmedian(jnp.where(exists, values, jnp.nan), axis=1, keepdims=True)
+    return jnp.where(exists.any(axis=1, keepdims=True), median, 0)
+
+
+class InstanceScaling(nnx.Module):
+    """The level and the spread of windows, and with `affine` two learnt numbers for each target:
+
+        z = gamma (y - level) / spread + beta,   gamma > 0
+
+    With `standard` and `affine` it is reversible instance normalization.
+
+    Args:
+      scaling: see `level_and_spread`.
+      targets: D.
+      affine: whether gamma and beta are learnt; else they are 1 and 0.
+
+    Source: Kim et al., "Reversible instance normalization for accurate time-series forecasting against
+    distribution shift", ICLR 2022, equations 1 to 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> history = jnp.arange(6.0).reshape(1, 6, 1)
+      >>> loc, scale = InstanceScaling("standard", 1)(history, jnp.ones((1, 6, 1), bool))
+      >>> round(loc.item(), 3), round(scale.item(), 3)
+      (2.5, 1.708)
+    """
+
+    def __init__(self, scaling: Scaling, targets: int, *, affine: bool = False):
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+        self.scaling = scaling
+        self.log_gamma = nnx.Param(jnp.zeros(targets)) if affine else None
+        self.beta = nnx.Param(jnp.zeros(targets)) if affine else None
+
+    def __call__(self, history: jax.Array, exists: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The pair (loc, scale), `[B, 1, D]` each, for which z = (y - loc) / scale."""
+        level, spread = level_and_spread(self.scaling, history, exists)
+        if self.log_gamma is None:
+            return level, spread
+        scale = spread * jnp.exp(-self.log_gamma[...])
+        return level - scale * self.beta[...], scale
