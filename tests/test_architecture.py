@@ -32,6 +32,7 @@ ARROWS = {
     "models": {"", *CORE, "nested", "nnx", "linen", "models"},
     "data": {"data"},
     "training": {"training"},
+    "forecasting": {"", "data", "models", "training", "forecasting"},
     "": CORE,
 }
 
@@ -45,9 +46,11 @@ HOMES = {
         "lstmx/linen.py",
         "lstmx/models/",
         "lstmx/training/",
+        "lstmx/forecasting/",
         "experiments/",
         "scripts/",
     ),
+    "pandas": ("lstmx/forecasting/", "experiments/datasets/", "scripts/"),
     # Converters work on plain arrays; one function each reads and writes ONNX files.
     "onnx": ("lstmx/convert/onnx_models.py",),
     **dict.fromkeys(("torch", "keras", "haiku", "onnxruntime", "safetensors", "h5py"), ("scripts/",)),

@@ -1,0 +1,19 @@
+"""Forecasting: data frames in, forecasts out; and the task of training that is beneath."""
+
+from lstmx.forecasting.forecaster import LEVELS, LSTMForecaster
+from lstmx.forecasting.frames import FramePanel, forecast_frame, read_frame, times_of, with_future
+from lstmx.forecasting.scales import Scales
+from lstmx.forecasting.task import Forecasts, ForecastTask
+
+__all__ = [
+    "LEVELS",
+    "ForecastTask",
+    "Forecasts",
+    "FramePanel",
+    "LSTMForecaster",
+    "Scales",
+    "forecast_frame",
+    "read_frame",
+    "times_of",
+    "with_future",
+]

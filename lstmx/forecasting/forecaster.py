@@ -1,0 +1,441 @@
+"""A forecaster of data frames: fit, predict, cross-validate, save and load.
+
+Axes: N series, M windows, H steps of the horizon, Q quantiles.
+"""
+
+import dataclasses
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+
+import lstmx
+from lstmx.data import SeriesWindows
+from lstmx.forecasting.frames import FramePanel, forecast_frame, read_frame, with_future
+from lstmx.forecasting.scales import Scales
+from lstmx.forecasting.task import ForecastTask
+from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
+from lstmx.training import LoopConfig, OptimizerConfig, restore_params, train
+
+# Of the head `quantiles`: the bounds of intervals of up to 95 %.
+LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """What training has found, and how frames are to be read."""
+
+    params: Any
+    scales: Scales
+    freq: str | int
+    names: dict[str, Any]
+    ids: tuple
+
+
+@dataclasses.dataclass
+class LSTMForecaster:
+    """One recurrent model for many series, from and to long data frames in the words of Nixtla's libraries.
+
+    Args:
+      h: steps to forecast.
+      input_size: steps of history that are read; `3 h` if not given.
+      head: what is forecast: `"quantiles"`, the parameters of a distribution (`"gaussian"`, `"student_t"`,
+        `"negative_binomial"` for counts), or a point (`"mae"`, `"mse"`).
+      decoder: `"direct"` for all steps at once, `"recurrent"` for one after the other (DeepAR).
+      cell: `"lstm"`, `"slstm"`, `"gru"` or `"elman"`.
+      encoder_hidden_size: units of a layer.
+      encoder_n_layers: layers.
+      patch_size: steps that are one step of the recurrent network; of the direct decoder.
+      linear: whether a linear map of the history is added; of the direct decoder.
+      scaler_type: how a window is normalized, see `lstmx.models.level_and_spread`; `"mean"` for counts.
+      dropout_rate: in [0, 1).
+      know_series: whether each series has features of its own, which are learnt; new ones cannot be
+        forecast then.
+      hist_exog_list: columns known up to now; of the direct decoder.
+      futr_exog_list: columns known ahead.
+      stat_exog_list: columns of the frame of static features.
+      max_steps: updates.
+      learning_rate: the highest.
+      batch_size: windows of an update.
+      start_padding: whether windows may begin before their series does; without, the history of a window is
+        whole.
+      val_check_steps: updates from one look at the validation windows to the next.
+      random_seed: of everything random: the same data and seed give the same forecasts.
+      alias: name of the column of forecasts.
+      quiet: print nothing while training.
+
+    Raises:
+      ValueError: if a size is out of range, or options do not go together.
+
+    Example:
+      >>> import numpy as np, pandas as pd
+      >>> df = pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=60, freq="D")})
+      >>> df["y"] = 5 + np.sin(2 * np.pi * np.arange(60) / 7)
+      >>> forecaster = LSTMForecaster(h=3, input_size=14, encoder_hidden_size=4, max_steps=5).fit(df)
+      >>> forecaster.predict(level=[80]).columns.tolist()
+      ['unique_id', 'ds', 'lstmx', 'lstmx-lo-80', 'lstmx-hi-80']
+    """
+
+    h: int
+    input_size: int | None = None
+    _: dataclasses.KW_ONLY
+    head: Literal["quantiles", "gaussian", "student_t", "negative_binomial", "mae", "mse"] = "quantiles"
+    decoder: Literal["direct", "recurrent"] = "direct"
+    cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm"
+    encoder_hidden_size: int = 64
+    encoder_n_layers: int = 1
+    patch_size: int = 1
+    linear: bool = True
+    scaler_type: str = "last_standard"
+    dropout_rate: float = 0.1
+    know_series: bool = False
+    hist_exog_list: Sequence[str] = ()
+    futr_exog_list: Sequence[str] = ()
+    stat_exog_list: Sequence[str] = ()
+    max_steps: int = 1000
+    learning_rate: float = 2e-3
+    batch_size: int = 128
+    start_padding: bool = True
+    val_check_steps: int = 100
+    random_seed: int = 0
+    alias: str = "lstmx"
+    quiet: bool = True
+
+    def __post_init__(self):
+        if self.h < 1:
+            raise ValueError(f"h must be at least 1, got {self.h}")
+        if self.input_size is None:
+            self.input_size = 3 * self.h
+        if self.decoder not in ("direct", "recurrent"):
+            raise ValueError(f"decoder must be direct or recurrent, got {self.decoder!r}")
+        if self.decoder == "recurrent" and (self.hist_exog_list or self.patch_size > 1):
+            raise ValueError("a recurrent decoder reads neither patches nor columns known up to now alone")
+        head_named(self.head, LEVELS if self.head == "quantiles" else None)
+        self._fitted, self._series = None, None
+
+    def fit(
+        self,
+        df: Any,
+        static_df: Any = None,
+        *,
+        val_size: int = 0,
+        freq: str | int | None = None,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: str = "y",
+        gaps: Literal["fill", "refuse"] = "fill",
+    ) -> "LSTMForecaster":
+        """Trains on all series of a frame.
+
+        Args:
+          df: pandas or polars, with the columns of ids, times and targets, and those of the covariates; see
+            `lstmx.forecasting.read_frame`.
+          static_df: a row for each series with the static features.
+          val_size: steps at the end of each series that are not trained on, but choose which parameters are
+            kept: those with the lowest loss on them. At least `h`, or 0 for the last parameters.
+          freq: of the times; found out if not given.
+          id_col, time_col, target_col: names of the columns.
+          gaps: "fill" for missing values where steps are missing, "refuse" for an error.
+
+        Returns:
+          itself.
+
+        Raises:
+          ValueError: if the frame is not as it should be, or no series is long enough.
+        """
+        if val_size and val_size < self.h:
+            raise ValueError(f"val_size must be 0 or at least h, which is {self.h}, got {val_size}")
+        names = {"id_col": id_col, "time_col": time_col, "target_col": target_col, "gaps": gaps}
+        series = self._read(df, static_df, freq, names)
+        self._train(series, series.panel.observed, val_size, names)
+        return self
+
+    def predict(
+        self,
+        df: Any = None,
+        static_df: Any = None,
+        futr_df: Any = None,
+        *,
+        level: Sequence[float] | None = None,
+        quantiles: Sequence[float] | None = None,
+    ) -> Any:
+        """Forecasts the `h` steps after the last target of each series.
+
+        Args:
+          df: series to forecast, read as those of `fit`, which they are if it is not given.
+          static_df: their static features.
+          futr_df: the columns that are known ahead, for the steps to forecast.
+          level: widths of the intervals that are wanted, in percent, such as [80, 95].
+          quantiles: probabilities of the quantiles that are wanted.
+
+        Returns:
+          A frame of the kind of `df`: ids, times, the forecast in a column named by `alias`, the bounds of
+          intervals in `alias-lo-80` and `alias-hi-80`, quantiles in `alias_ql0.1`.
+
+        Raises:
+          ValueError: if it is not fitted, a frame is not as it should be, or the head has no such quantiles.
+        """
+        fitted = self._require_fitted()
+        series = self._series
+        if df is not None:
+            series = self._read(df, static_df, fitted.freq, fitted.names, fitted.names["categories"])
+            self._require_known(series, fitted)
+        elif series is None:
+            raise ValueError("df must be given to a forecaster that was loaded: it does not keep the series")
+        series = with_future(series, futr_df, self.h)
+        windows = np.arange(len(series.panel)), series.panel.observed
+        return forecast_frame(series, self._columns(series, windows, level, quantiles))
+
+    def cross_validation(
+        self,
+        df: Any,
+        static_df: Any = None,
+        *,
+        n_windows: int = 1,
+        step_size: int | None = None,
+        refit: bool = False,
+        val_size: int = 0,
+        level: Sequence[float] | None = None,
+        quantiles: Sequence[float] | None = None,
+        freq: str | int | None = None,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: str = "y",
+        gaps: Literal["fill", "refuse"] = "fill",
+    ) -> Any:
+        """Forecasts the end of each series from what was known before, at several cutoffs.
+
+        Args:
+          df, static_df, val_size, freq, id_col, time_col, target_col, gaps: as of `fit`.
+          n_windows: cutoffs; the last is `h` steps before the end of a series.
+          step_size: steps from a cutoff to the next; `h` if not given.
+          refit: whether it is trained anew for every cutoff, rather than once for the first.
+          level, quantiles: as of `predict`.
+
+        Returns:
+          A frame as of `predict`, with the columns `cutoff`, the last time that was known, and of targets.
+
+        Raises:
+          ValueError: as of `fit`, or if a series is too short for its cutoffs.
+        """
+        step = self.h if step_size is None else step_size
+        if n_windows < 1 or step < 1:
+            raise ValueError(f"n_windows and step_size must be at least 1, got {n_windows} and {step}")
+        names = {"id_col": id_col, "time_col": time_col, "target_col": target_col, "gaps": gaps}
+        series = self._read(df, static_df, freq, names)
+        count, ends = len(series.panel), series.panel.observed
+        back = self.h + step * np.arange(n_windows)[::-1]
+        for number in np.flatnonzero(ends - back[0] < 1)[:1]:
+            raise ValueError(
+                f"series {series.ids[number]!r} has {ends[number]} steps, but {n_windows} windows of "
+                f"{self.h} steps, {step} apart, need {back[0] + 1}"
+            )
+        columns, cutoffs = {}, ends[:, None] - back
+        for at in range(n_windows if refit else 1):
+            self._train(series, cutoffs[:, at], val_size, names)
+            these = cutoffs[:, at : at + 1] if refit else cutoffs
+            windows = np.repeat(np.arange(count), these.shape[1]), these.ravel()
+            for name, values in self._columns(series, windows, level, quantiles).items():
+                columns.setdefault(name, []).append(values.reshape(count, -1, self.h))
+        columns = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
+        windows = np.repeat(np.arange(count), n_windows), cutoffs.ravel()
+        batch = SeriesWindows(series.panel, 1, self.h).batch(*windows)
+        columns[target_col] = np.where(batch["target_exists"], batch["target"], np.nan)[..., 0]
+        flat = {name: values.reshape(-1, self.h) for name, values in columns.items()}
+        return forecast_frame(series, flat, windows=windows)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the fitted forecaster, without the series: `forecaster.json` and `weights.npz`.
+
+        Args:
+          folder: made if it does not exist.
+
+        Raises:
+          ValueError: if it is not fitted.
+        """
+        fitted, folder = self._require_fitted(), Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "weights.npz", **_by_path(fitted.params))
+        described = {
+            "format": _FORMAT,
+            "lstmx": lstmx.__version__,
+            "arguments": {f.name: getattr(self, f.name) for f in _arguments()},
+            "freq": fitted.freq,
+            "names": fitted.names,
+            "ids": fitted.ids if self.know_series else (),
+            "scales": [{k: v.tolist() for k, v in part.items()} for part in fitted.scales],
+        }
+        (folder / "forecaster.json").write_text(json.dumps(described, indent=2))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "LSTMForecaster":
+        """Reads what `save` wrote.
+
+        Args:
+          folder: where it is.
+
+        Returns:
+          A forecaster that predicts from the frames it is given.
+
+        Raises:
+          ValueError: if there is none, or it is damaged or of a later version.
+        """
+        folder = Path(folder)
+        for name in ("forecaster.json", "weights.npz"):
+            if not (folder / name).is_file():
+                raise ValueError(f"no forecaster in {folder}: there is no {name}")
+        described = json.loads((folder / "forecaster.json").read_text())
+        if described["format"] != _FORMAT:
+            raise ValueError(
+                f"{folder} has format {described['format']}, of lstmx {described['lstmx']}; this is "
+                f"lstmx {lstmx.__version__}, which reads format {_FORMAT}"
+            )
+        self = cls(**described["arguments"])
+        mean, deviation = ({k: np.array(v) for k, v in part.items()} for part in described["scales"])
+        names, ids = described["names"], tuple(described["ids"])
+        sizes = {kind: len(values) for kind, values in mean.items()}
+        shapes = nnx.to_pure_dict(
+            nnx.state(nnx.eval_shape(lambda: self._model(sizes, len(ids), nnx.Rngs(0))))
+        )
+        with np.load(folder / "weights.npz") as weights:
+            found = {name: weights[name] for name in weights.files}
+        wanted = {name: leaf.shape for name, leaf in _by_path(shapes).items()}
+        if wanted != {name: leaf.shape for name, leaf in found.items()}:
+            raise ValueError(f"{folder / 'weights.npz'} does not hold the weights of forecaster.json")
+        params = jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
+        self._fitted = _Fitted(params, Scales(mean, deviation), described["freq"], names, ids)
+        return self
+
+    def _read(self, df, static_df, freq, names, categories=None) -> FramePanel:
+        return read_frame(
+            df,
+            freq=freq,
+            static_df=static_df,
+            hist_exog=tuple(self.hist_exog_list),
+            futr_exog=tuple(self.futr_exog_list),
+            stat_exog=tuple(self.stat_exog_list),
+            categories=categories,
+            **{name: value for name, value in names.items() if name != "categories"},
+        )
+
+    def _train(self, series: FramePanel, stops: np.ndarray, val_size: int, names: dict[str, Any]) -> None:
+        """Trains on the steps of each series before `stops`."""
+        scales = Scales.of(series.panel, stops - val_size)
+        windows = SeriesWindows(scales.applied(series.panel), self.input_size, self.h)
+        least = {"least_history": 1 if self.start_padding else self.input_size}
+        splits = {"train": windows.within(0, stops - val_size, **least)}
+        self._warn_of_short_series(series, np.unique(splits["train"][0]), least["least_history"])
+        if val_size:
+            splits["validation"] = windows.within(stops - val_size, stops, **least)
+        task = self._task(windows, splits, len(series.ids))
+        optimizer = OptimizerConfig(
+            learning_rate=self.learning_rate,
+            schedule="cosine",
+            warmup_steps=min(50, self.max_steps // 10),
+            final_fraction=0.02,
+        )
+        every = self.val_check_steps if val_size else 0
+        loop = LoopConfig(eval_every=every, checkpoint_every=0, tensorboard=False, sample=False)
+        with tempfile.TemporaryDirectory(prefix="lstmx-forecaster-") as folder:
+            train(
+                task,
+                folder,
+                steps=self.max_steps,
+                seed=self.random_seed,
+                optimizer=optimizer,
+                loop=loop,
+                quiet=self.quiet,
+            )
+            params = jax.device_get(restore_params(folder, task).items["params"])
+        kept = {**names, "categories": {k: list(v) for k, v in series.categories.items()}}
+        self._fitted, self._series = _Fitted(params, scales, series.freq, kept, series.ids), series
+
+    def _warn_of_short_series(self, series: FramePanel, used: np.ndarray, least: int) -> None:
+        short = np.setdiff1d(np.arange(len(series.ids)), used)
+        if len(short) and len(used):
+            named = ", ".join(repr(series.ids[number]) for number in short[:5])
+            warnings.warn(
+                f"{len(short)} of {len(series.ids)} series are not trained on, as they have fewer than "
+                f"{least + self.h} steps to train on: {named}{', ...' if len(short) > 5 else ''}",
+                stacklevel=3,
+            )
+
+    def _task(self, windows: SeriesWindows, splits, count: int) -> ForecastTask:
+        sizes = {kind: getattr(windows.panel, kind).shape[1] for kind in ("historic", "future", "static")}
+        return ForecastTask(
+            windows,
+            splits,
+            lambda rngs: self._model(sizes, count, rngs),
+            batch_size=self.batch_size,
+            seed=self.random_seed,
+        )
+
+    def _model(self, sizes: dict[str, int], count: int, rngs: nnx.Rngs):
+        common = {
+            "input_size": self.input_size,
+            "horizon": self.h,
+            "head": head_named(self.head, LEVELS if self.head == "quantiles" else None),
+            "future": sizes["future"],
+            "static": sizes["static"],
+            "num_series": count if self.know_series else 0,
+            "cell": self.cell,
+            "hidden_size": self.encoder_hidden_size,
+            "num_layers": self.encoder_n_layers,
+            "scaling": self.scaler_type,
+            "dropout_rate": self.dropout_rate,
+            "rngs": rngs,
+        }
+        if self.decoder == "recurrent":
+            return RecurrentForecaster(**common)
+        linear = self.linear and common["head"].location_scale
+        return DirectForecaster(
+            historic=sizes["historic"], patch_size=self.patch_size, linear=linear, missing=True, **common
+        )
+
+    def _columns(self, series: FramePanel, windows, level, quantiles) -> dict[str, np.ndarray]:
+        """The columns of forecasts of windows, [M, H] each."""
+        fitted = self._require_fitted()
+        levels = {}
+        for width in level or ():
+            if not 0 < width < 100:
+                raise ValueError(f"level must lie between 0 and 100 percent, got {width}")
+            levels[f"{self.alias}-lo-{width:g}"] = round(0.5 - width / 200, 6)
+            levels[f"{self.alias}-hi-{width:g}"] = round(0.5 + width / 200, 6)
+        for probability in quantiles or ():
+            levels[f"{self.alias}_ql{probability:g}"] = probability
+        scaled = SeriesWindows(fitted.scales.applied(series.panel), self.input_size, self.h)
+        task = self._task(scaled, {}, len(fitted.ids))
+        found = task.forecast(fitted.params, windows, tuple(levels.values()))
+        several = {name: found.quantiles[..., 0, at] for at, name in enumerate(levels)}
+        return {self.alias: found.mean[..., 0], **several}
+
+    def _require_fitted(self) -> _Fitted:
+        if self._fitted is None:
+            raise ValueError("the forecaster is not fitted: call fit first")
+        return self._fitted
+
+    def _require_known(self, series: FramePanel, fitted: _Fitted) -> None:
+        new = [label for label in series.ids if label not in set(fitted.ids)] if self.know_series else []
+        if new:
+            raise ValueError(
+                f"know_series forecasts only the series it was fitted on, got {new[0]!r} as well"
+            )
+        if self.know_series and series.ids != fitted.ids:
+            raise ValueError("with know_series, df must hold all series that it was fitted on")
+
+
+def _arguments() -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(LSTMForecaster) if field.init]
+
+
+def _by_path(tree) -> dict[str, Any]:
+    """The leaves of a tree by their paths."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}

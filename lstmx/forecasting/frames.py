@@ -1,0 +1,365 @@
+"""Data frames to panels of series, and forecasts back to data frames, in the words of Nixtla's libraries.
+
+Axes: N series, H steps of the horizon, M windows.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lstmx.data.series import Panel
+from lstmx.forecasting.columns import (
+    Keys,
+    column_of,
+    frame_of,
+    keys_of,
+    kind_of,
+    numbers_of,
+    read_static,
+    require_columns,
+    shown,
+)
+from lstmx.forecasting.frequencies import (
+    checked_freq,
+    clock_of,
+    inferred_freq,
+    steps_of,
+    times_at,
+)
+
+# So many steps in a row that are equal, and longer than the most common one, are no gaps: another frequency.
+_NO_GAPS = 6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FramePanel:
+    """A panel that was read from a data frame, with the names and times of its series.
+
+    Attributes:
+      panel: the series, one target each.
+      ids: what the series are called, strings or integers, sorted.
+      starts: times of the first steps, datetime64 or int64 [N]. With a zone they are in UTC for steps shorter
+        than a day, else what the clock on the wall shows.
+      freq: a pandas offset alias, or the step of integer times.
+      zone: time zone of the times; None for none.
+      columns: names of the columns of ids, times and targets.
+      historic, future, static: names of the covariates; `"name=category"` for a category.
+      categories: of each static column that has any, in the order of their columns.
+      filled: steps that were missing between others, and are NaN now.
+      like: the frame that was read, without its rows.
+    """
+
+    panel: Panel
+    ids: tuple[str, ...] | tuple[int, ...] = dataclasses.field(repr=False)
+    starts: np.ndarray = dataclasses.field(repr=False)
+    freq: str | int
+    zone: Any
+    columns: tuple[str, str, str]
+    historic: tuple[str, ...]
+    future: tuple[str, ...]
+    static: tuple[str, ...]
+    categories: Mapping[str, tuple]
+    filled: int
+    like: Any = dataclasses.field(repr=False)
+
+
+def read_frame(
+    df: Any,
+    *,
+    freq: str | int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str = "y",
+    hist_exog: Sequence[str] = (),
+    futr_exog: Sequence[str] = (),
+    static_df: Any = None,
+    stat_exog: Sequence[str] = (),
+    categories: Mapping[str, Sequence] | None = None,
+    gaps: str = "fill",
+) -> FramePanel:
+    """Reads the series of a long data frame: one row for each series and time, in any order.
+
+    Args:
+      df: a pandas or polars DataFrame; times are dates in one zone or none, ISO 8601 strings or integers.
+      freq: a pandas offset alias, or the step of integer times. If not given it is the most common step, and
+        that must be the same in every series.
+      id_col, time_col, target_col: names of the columns; a target may be NaN.
+      hist_exog: columns that are known up to now; NaN where missing.
+      futr_exog: columns that are known ahead, in every row.
+      static_df: a DataFrame with a row for each series; further ones are left out.
+      stat_exog: columns of `static_df`. Strings and categories become a column of 0 and 1 for each category.
+      categories: those to use, as of `FramePanel.categories`; not given, those that occur.
+      gaps: "fill" for NaN in steps that are missing between others, "refuse" for an error.
+
+    Returns:
+      A `FramePanel`; booleans of covariates are 0 and 1.
+
+    Raises:
+      ImportError: if pandas is not installed.
+      TypeError: if a frame is of another kind.
+      ValueError: if a column is missing or holds what it must not, a series has a time twice or no target at
+        all, times are on no grid or on several, or a step is missing that must not. Series, time and row,
+        counted from 0, are named.
+
+    Example:
+      >>> import pandas as pd
+      >>> df = pd.DataFrame({"unique_id": ["b", "a", "a"], "ds": ["2024-03", "2024-04", "2024-01"]})
+      >>> series = read_frame(df.assign(y=[7, 4, 1]), freq="MS")
+      >>> series.ids, series.panel.starts.tolist(), series.panel.targets[:, 0].tolist(), series.filled
+      (('a', 'b'), [0, 4, 5], [1.0, nan, nan, 4.0, 7.0], 2)
+    """
+    if gaps not in ("fill", "refuse"):
+        raise ValueError(f"gaps must be 'fill' or 'refuse', got {gaps!r}")
+    historic, future, stat_exog = _names(hist_exog), _names(futr_exog), _names(stat_exog)
+    require_columns(df, "df", (id_col, time_col, target_col, *historic, *future))
+    keys = keys_of(df, id_col, time_col)
+    order, codes = keys.order, keys.codes[keys.order]
+    given, freq = freq, _freq_of(keys, freq)
+    clock = clock_of(keys.times[order], keys.zone, freq)
+    firsts = np.flatnonzero(np.diff(codes, prepend=-1))
+    steps, fits = steps_of(clock, clock[firsts][codes], freq)
+    # Two hours of an autumn night may be one on the wall.
+    fits[1:] &= (np.diff(steps) > 0) | (np.diff(codes) > 0)
+    for at in np.flatnonzero(~fits)[:1]:
+        first = firsts[codes[at]]
+        begin = "" if at == first else f", whose grid begins with {keys.at(order[first])}"
+        raise ValueError(f"{time_col} must be on the grid of freq {freq!r}, got {keys.at(order[at])}{begin}")
+    # Steps from one row of a series to the next; 0 where another series begins.
+    strides = np.where(np.diff(codes) == 0, np.diff(steps), 0)
+    if given is None:
+        _require_steady(strides, keys, freq)
+    starts = np.append(0, np.cumsum(steps[np.append(firsts[1:], len(codes)) - 1] + 1))
+    filled = int(starts[-1]) - len(codes)
+    if filled and (future or gaps == "refuse"):
+        at = int((strides > 1).argmax())
+        why = f"{', '.join(future)} must be known at every step" if future else "gaps='refuse'"
+        raise ValueError(
+            f"{strides[at] - 1} steps of {freq!r} are missing after {keys.at(order[at])} and before "
+            f"{keys.at(order[at + 1])}, {filled} in all series; {why}"
+        )
+
+    def laid_out(names, **rules):
+        values = np.full((starts[-1], len(names)), np.nan)
+        for column, name in enumerate(names):
+            found = numbers_of(column_of(df, name), name, keys.at, **rules)
+            values[starts[codes] + steps, column] = found[order]
+        return values
+
+    static, static_names, used = read_static(static_df, stat_exog, id_col, keys.ids, categories)
+    panel = Panel(
+        starts,
+        laid_out([target_col], booleans=False),
+        laid_out(historic),
+        laid_out(future, known=np.ones(len(codes), bool)),
+        static,
+    )
+    for number in np.flatnonzero(panel.observed == 0)[:1]:
+        raise ValueError(f"{target_col} must not be NaN throughout a series, got so for {keys.ids[number]!r}")
+    return FramePanel(
+        panel=panel,
+        ids=keys.ids,
+        starts=clock[firsts],
+        freq=freq,
+        zone=keys.zone,
+        columns=(id_col, time_col, target_col),
+        historic=historic,
+        future=future,
+        static=static_names,
+        categories=used,
+        filled=filled,
+        like=df.head(0),
+    )
+
+
+def with_future(series: FramePanel, futr_df: Any, horizon: int) -> FramePanel:
+    """Adds the steps to forecast: those that come after the last target of each series.
+
+    Args:
+      series: the series.
+      futr_df: a DataFrame with the ids, times and covariates that are known ahead. Rows of other series and
+        other times are left out. It counts where the series have such steps already. None if there are no
+        such covariates, or all are there already.
+      horizon: steps H, at least 1.
+
+    Returns:
+      The series with a row for each of the steps, its target and historic covariates being NaN.
+
+    Raises:
+      ImportError: if pandas is not installed.
+      TypeError: if the frame is of another kind.
+      ValueError: if a column, series or time is missing, or a time is there twice or not on the grid.
+
+    Example:
+      >>> import pandas as pd
+      >>> df = pd.DataFrame({"unique_id": 7, "ds": [10, 20, 30], "y": [1.0, 2.0, 3.0]})
+      >>> with_future(read_frame(df), None, horizon=2).panel.targets[:, 0].tolist()
+      [1.0, 2.0, 3.0, nan, nan]
+    """
+    if operator.index(horizon) < 1:
+        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    panel = series.panel
+    lengths = np.maximum(panel.lengths, panel.observed + horizon)
+    starts = np.append(0, np.cumsum(lengths))
+    kept = np.arange(len(panel.targets)) + np.repeat(starts[:-1] - panel.starts[:-1], panel.lengths)
+
+    def longer(values):
+        longer = np.full((starts[-1], values.shape[1]), np.nan)
+        longer[kept] = values
+        return longer
+
+    future = longer(panel.future)
+    if series.future and futr_df is not None:
+        numbers, steps, values = _read_future(series, futr_df, lengths)
+        future[starts[numbers] + steps] = values
+    lacking = np.flatnonzero(np.isnan(future).any(axis=1))
+    if len(lacking):
+        number = int(np.searchsorted(starts, lacking[0], "right")) - 1
+        rule = f"{', '.join(series.future)} must be known for the next {horizon} steps"
+        if futr_df is None:
+            raise ValueError(f"{rule}, but futr_df is not given")
+        first = f"{series.ids[number]!r} at {shown(times_of(series, number, lacking[0] - starts[number])[0])}"
+        raise ValueError(f"{rule}, but futr_df lacks {len(lacking)} rows, the first of series {first}")
+    targets, historic = longer(panel.targets), longer(panel.historic)
+    return dataclasses.replace(series, panel=Panel(starts, targets, historic, future, panel.static))
+
+
+def times_of(series: FramePanel, number: int | np.ndarray, steps: int | np.ndarray) -> Any:
+    """The times of some steps, which may lie beyond the end of their series.
+
+    Args:
+      series: the series.
+      number: which of them, int; or an array of any shape that goes with that of `steps`.
+      steps: steps of the series, int, at least 0.
+
+    Returns:
+      A pandas Index of the times, row by row.
+
+    Raises:
+      ValueError: if a step is below 0.
+
+    Example:
+      >>> import pandas as pd
+      >>> df = pd.DataFrame({"unique_id": "a", "ds": ["2024-01-31", "2024-02-29"], "y": [1.0, 2.0]})
+      >>> times_of(read_frame(df), 0, [1, 2, 3]).astype(str).tolist()
+      ['2024-02-29', '2024-03-31', '2024-04-30']
+    """
+    number, steps = (both.ravel() for both in np.broadcast_arrays(number, steps))
+    if len(steps) and steps.min() < 0:
+        raise ValueError(f"steps must be at least 0, got {steps.min()}")
+    return times_at(series.starts[number], steps, series.freq, series.zone)
+
+
+def forecast_frame(
+    series: FramePanel,
+    columns: Mapping[str, np.ndarray],
+    *,
+    windows: tuple[np.ndarray, np.ndarray] | None = None,
+    like: Any = None,
+) -> Any:
+    """Forecasts as a long data frame: the column of ids, that of times, and one for each kind of forecast.
+
+    Args:
+      series: what the forecasts are of.
+      columns: arrays [N, H] by name: the steps after the last target of each series.
+      windows: (series, cutoffs), int [M] each, as of `SeriesWindows.within`, for arrays [M, H] instead: the
+        steps that begin with the cutoff, which is at least 1. The frame has a column `cutoff` then, the time
+        of the step before.
+      like: a DataFrame of the kind to return; the kind that was read if not given.
+
+    Returns:
+      A DataFrame with N * H rows, or M * H.
+
+    Raises:
+      ValueError: if the arrays differ in shape, or a name is taken.
+
+    Example:
+      >>> import pandas as pd
+      >>> df = pd.DataFrame({"unique_id": "a", "ds": ["2024-03-28", "2024-03-29"], "y": [1.0, 2.0]})
+      >>> print(forecast_frame(read_frame(df, freq="B"), {"lstmx": np.array([[3.0, 4.0]])}))
+        unique_id         ds  lstmx
+      0         a 2024-04-01    3.0
+      1         a 2024-04-02    4.0
+    """
+    id_col, time_col, _ = series.columns
+    number, cutoffs = (np.arange(len(series.ids)), series.panel.observed) if windows is None else windows
+    taken = (id_col, time_col, *(["cutoff"] if windows is not None else []))
+    shapes = {name: np.shape(values) for name, values in columns.items()}
+    horizons = {shape[1:] for shape in shapes.values()}
+    if len(horizons) != 1 or any(len(shape) != 2 or shape[0] != len(number) for shape in shapes.values()):
+        raise ValueError(f"columns must all be [{len(number)}, horizon], got shapes {shapes}")
+    for name in sorted({*taken} & {*columns}):
+        raise ValueError(f"columns must have other names than {', '.join(taken)}, got {name!r}")
+    horizon = horizons.pop()[0]
+    steps = np.reshape(cutoffs, (-1, 1)) + np.arange(horizon)
+    times = {time_col: times_of(series, np.reshape(number, (-1, 1)), steps)}
+    if windows is not None:
+        times["cutoff"] = times_of(series, number, np.asarray(cutoffs) - 1).repeat(horizon)
+    ids = np.repeat(np.array(series.ids, object)[number], horizon).tolist()
+    values = {name: np.asarray(values).ravel() for name, values in columns.items()}
+    kind, own = kind_of(series.like if like is None else like, "like"), kind_of(series.like, "df")
+    dtypes = (series.like[id_col].dtype, series.like[time_col].dtype) if kind == own else (None, None)
+    return frame_of(kind, (id_col, ids), times, values, dtypes)
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ValueError(f"covariates must be a list of names, got the string {names!r}")
+    return tuple(names)
+
+
+def _freq_of(keys: Keys, freq: str | int | None) -> str | int:
+    """The frequency, inferred if it is not given, and of the kind of the times."""
+    if freq is None:
+        return inferred_freq(keys.codes[keys.order], keys.times[keys.order], keys.zone, keys.ids)
+    freq = checked_freq(freq)
+    if isinstance(freq, str) != (keys.times.dtype.kind == "M"):
+        raise ValueError(
+            f"freq must be an alias for dates and an integer for integers, got {freq!r}, and times of "
+            f"{keys.times.dtype}"
+        )
+    return freq
+
+
+def _require_steady(strides: np.ndarray, keys: Keys, freq: str | int) -> None:
+    """Raises ValueError if a series has many equal steps in a row that are longer than the others."""
+    ends = np.append(np.flatnonzero(np.diff(strides)), len(strides) - 1)
+    runs = np.diff(ends, prepend=-1)
+    for run in np.flatnonzero((runs >= _NO_GAPS) & (strides[ends] > 1))[:1]:
+        first = keys.order[ends[run] + 1 - runs[run]]
+        raise ValueError(
+            f"freq must be given where it seems to change: {freq!r} is the most common, but {keys.at(first)} "
+            f"is followed by {runs[run]} steps of {strides[ends[run]]} times that"
+        )
+
+
+def _read_future(
+    series: FramePanel, futr_df: Any, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a frame says of the steps after the last targets: the series, the steps and their covariates."""
+    id_col, time_col, _ = series.columns
+    require_columns(futr_df, "futr_df", (id_col, time_col, *series.future))
+    keys = keys_of(futr_df, id_col, time_col)
+    if keys.times.dtype.kind != series.starts.dtype.kind or (keys.zone is None) != (series.zone is None):
+        raise ValueError(
+            f"futr_df must have times like the series, of {series.starts.dtype} and zone {series.zone}, got "
+            f"{keys.times.dtype} and {keys.zone}"
+        )
+    number_of = {label: number for number, label in enumerate(series.ids)}
+    number = np.array([number_of.get(label, -1) for label in keys.ids])[keys.codes]
+    rows = keys.order[number[keys.order] >= 0]
+    number, clock = number[rows], clock_of(keys.times[rows], series.zone, series.freq)
+    steps, fits = steps_of(clock, series.starts[number], series.freq)
+    fits[1:] &= (np.diff(steps) > 0) | (np.diff(number) != 0)
+    for at in np.flatnonzero(~fits)[:1]:
+        begin = shown(times_of(series, number[at], 0)[0])
+        raise ValueError(
+            f"{time_col} of futr_df must be on the grid of freq {series.freq!r}, got {keys.at(rows[at])}, "
+            f"whose grid begins at {begin}"
+        )
+    used = (steps >= series.panel.observed[number]) & (steps < lengths[number])
+    known = np.isin(np.arange(len(keys.codes)), rows[used])
+    values = [numbers_of(column_of(futr_df, name), name, keys.at, known=known) for name in series.future]
+    return number[used], steps[used], np.stack(values, axis=1)[rows[used]]

@@ -1,0 +1,247 @@
+"""Grids of times: which frequency they have, the step of a time, and the time of a step.
+
+Axes: R times.
+
+Times are datetime64 in UTC, or without a zone, or int64. Steps that are shorter than a day have a fixed
+length. Days and longer ones are counted by the clock of the time zone, so that a day may have 23 hours. What
+the grid counts by is called the clock here.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+_DAY = np.timedelta64(1, "D")
+_NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+# Starts and ends of months, and those of their business days; with the same of quarters and of years.
+_MONTHS = (("MS", "QS", "YS"), ("ME", "QE", "YE"), ("BMS", "BQS", "BYS"), ("BME", "BQE", "BYE"))
+
+
+def require_pandas() -> ModuleType:
+    """Returns pandas.
+
+    Raises:
+      ImportError: if it is not installed; says what installs it.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("data frames need pandas: pip install 'lstmx[forecast]'") from error
+    return pandas
+
+
+def checked_freq(freq: str | int) -> str | int:
+    """Returns a frequency as pandas spells it in full; integers as they are.
+
+    Raises:
+      ValueError: if it is neither a pandas offset alias nor an integer, or below 1.
+
+    Example:
+      >>> checked_freq("W"), checked_freq("1h30min"), checked_freq(2)
+      ('W-SUN', '90min', 2)
+    """
+    if isinstance(freq, (int, np.integer)) and not isinstance(freq, bool):
+        if freq < 1:
+            raise ValueError(f"freq must be at least 1, got {freq}")
+        return int(freq)
+    pd = require_pandas()
+    try:
+        offset = pd.tseries.frequencies.to_offset(str(getattr(freq, "freqstr", freq)))
+    except ValueError as error:
+        rule = "a pandas offset alias such as 'h', 'D', 'W-SUN', 'MS' or 'QS', or the step of integer times"
+        raise ValueError(f"freq must be {rule}, got {freq!r}") from error
+    if offset.n < 1 or isinstance(offset, pd.offsets.BusinessHour):
+        raise ValueError(f"freq must go forward by a time or by days, got {freq!r}")
+    return offset.freqstr
+
+
+def clock_of(times: np.ndarray, zone: Any, freq: str | int) -> np.ndarray:
+    """What the grid counts by: `times`, or the time on the wall for days and longer steps in a zone."""
+    if zone is None or _length(freq) is not None:
+        return times
+    index = require_pandas().DatetimeIndex(times)
+    return index.tz_localize("UTC").tz_convert(zone).tz_localize(None).to_numpy()
+
+
+def steps_of(clock: np.ndarray, starts: np.ndarray, freq: str | int) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps of their grids times are.
+
+    Args:
+      clock: [R], as of `clock_of`.
+      starts: [R], where the grid of each begins.
+      freq: as of `checked_freq`.
+
+    Returns:
+      (steps, fits): int64 [R], below 0 before the start; and whether there is such a step at all.
+
+    Example:
+      >>> days = np.array(["2024-01-31", "2024-03-31", "2024-04-29"], "datetime64[s]")
+      >>> steps, fits = steps_of(days, days[[0, 0, 0]], "ME")
+      >>> steps[fits], fits
+      (array([0, 2]), array([ True,  True, False]))
+    """
+    if len(clock) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, bool)
+    length = _length(freq)
+    if length is not None:
+        steps = (clock - starts) // length
+        return steps, clock - starts == steps * length
+    offset = require_pandas().tseries.frequencies.to_offset(freq)
+    days, first = clock.astype("datetime64[D]"), starts.astype("datetime64[D]")
+    axis = _axis(offset.base, min(days.min(), first.min()), end=max(days.max(), first.max()))
+    at, at_first = axis.get_indexer(days), axis.get_indexer(first)
+    fits = (at >= 0) & (at_first >= 0) & (clock - days == starts - first) & ((at - at_first) % offset.n == 0)
+    return (at - at_first) // offset.n, fits
+
+
+def times_at(starts: np.ndarray, steps: np.ndarray, freq: str | int, zone: Any) -> Any:
+    """The times of steps, as they are in their time zone.
+
+    Args:
+      starts: [R], where the grid of each begins, by its clock.
+      steps: int [R], at least 0.
+      freq, zone: of the grid.
+
+    Returns:
+      A pandas Index [R].
+
+    Example:
+      >>> start = np.array(["2024-03-30"], "datetime64[s]")
+      >>> times_at(start[[0, 0]], np.array([1, 2]), "D", "Europe/Berlin").astype(str).tolist()
+      ['2024-03-31 00:00:00+01:00', '2024-04-01 00:00:00+02:00']
+    """
+    pd = require_pandas()
+    length = _length(freq)
+    if length is not None or len(starts) == 0:
+        index = pd.Index(starts + steps * length if len(starts) else starts)
+    else:
+        offset = pd.tseries.frequencies.to_offset(freq)
+        first = starts.astype("datetime64[D]")
+        at = _axis(offset.base, first.min(), end=first.max()).get_indexer(first) + steps * offset.n
+        days = _axis(offset.base, first.min(), periods=at.max() + 1).to_numpy()[at]
+        index = pd.Index((days.astype("datetime64[D]") + (starts - first)).astype(starts.dtype))
+    if zone is None:
+        return index
+    if length is not None:
+        return index.tz_localize("UTC").tz_convert(zone)
+    # Of two equal times on the wall the first is taken, and for one that is skipped the next that exists.
+    return index.tz_localize(zone, ambiguous=np.ones(len(index), bool), nonexistent="shift_forward")
+
+
+def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Sequence) -> str | int:
+    """The frequency of series: their most common step, the same for all, on the calendar where it is one.
+
+    Args:
+      codes: int [R], which series a time belongs to, rising.
+      times: [R], rising in each series.
+      zone: time zone of the times, or None.
+      labels: what the series are called in errors.
+
+    Returns:
+      An offset alias; for integers the step.
+
+    Raises:
+      ValueError: if every series has one time, or if they do not have one step.
+
+    Example:
+      >>> days = np.array(["2024-01-31", "2024-02-29", "2024-05-31", "2024-06-30"], "datetime64[s]")
+      >>> inferred_freq(np.array([0, 0, 0, 0]), days, None, ["a"])
+      'ME'
+    """
+    pd = require_pandas()
+    same = np.diff(codes) == 0
+    if not same.any():
+        raise ValueError("freq must be given where it cannot be told: every series has one row")
+    series = codes[1:][same]
+
+    def steps(values):
+        return np.diff(values)[same]
+
+    if times.dtype.kind != "M":
+        return int(_one(series, steps(times), labels, ""))
+    wall = clock_of(times, zone, "D")
+    common = _most_common(series, steps(wall))[1]
+    if (common % _DAY != np.timedelta64(0)).any():
+        step = pd.Timedelta(_one(series, steps(times), labels, ""))
+        return pd.tseries.frequencies.to_offset(step).freqstr
+    days = wall.astype("datetime64[D]")
+    if common.min() >= 28 * _DAY:
+        index = pd.DatetimeIndex(np.unique(days))
+        months = days.astype("datetime64[M]").astype(np.int64)
+        for aliases in _MONTHS:
+            offset = pd.tseries.frequencies.to_offset(aliases[0])
+            if all(map(offset.is_on_offset, index)):
+                return _months(_one(series, steps(months), labels, " months"), months, aliases)
+    # 1970-01-01, day 0, was a Thursday; here Monday is 0.
+    weekday = (days.astype(np.int64) + 3) % 7
+    weekends = np.isin(np.arange(codes[-1] + 1), codes[weekday > 4])
+    # Business days: no weekends, and the usual step leads across one.
+    working = np.busday_count("1970-01-01", days)
+    usual = np.bincount(steps(working)).argmax()
+    across = (steps(working) == usual) & (steps(days) > usual * _DAY) & (common.max() < 7 * _DAY)
+    business = np.isin(np.arange(codes[-1] + 1), series[across]) & ~weekends
+    if business.any() and weekends.any():
+        first, second = labels[business.argmax()], labels[weekends.argmax()]
+        raise ValueError(
+            f"freq must be given where it cannot be told: {first!r} has no weekends, {second!r} has some"
+        )
+    if business.any():
+        return checked_freq(f"{_one(series, steps(working), labels, ' business days')}B")
+    step = int(_one(series, steps(days).astype(np.int64), labels, " days"))
+    if step % 7 == 0 and len(np.unique(weekday)) == 1:
+        return checked_freq(f"{step // 7}W-{('MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT', 'SUN')[weekday[0]]}")
+    return checked_freq(f"{step}D")
+
+
+def _length(freq: str | int) -> int | np.timedelta64 | None:
+    """How long every step is; None on the calendar, where days and months differ in length."""
+    if isinstance(freq, int):
+        return freq
+    pd = require_pandas()
+    offset = pd.tseries.frequencies.to_offset(freq)
+    # A day is of a fixed length for pandas before 3.
+    fixed = isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day)
+    return pd.Timedelta(offset).to_timedelta64() if fixed else None
+
+
+def _axis(offset: Any, start: np.datetime64, **end) -> Any:
+    """All days of an offset from the first on."""
+    return require_pandas().date_range(start, freq=offset, **end)
+
+
+def _months(step: int, months: np.ndarray, aliases: tuple[str, str, str]) -> str | int:
+    """The alias for so many months, in years or quarters if they are those of all series."""
+    month, quarter, year = aliases
+    for size, alias in ((12, year), (3, quarter)):
+        phases = np.unique(months % size)
+        if step % size == 0 and len(phases) == 1:
+            # pandas calls quarters that end in March those of December.
+            anchor = _NAMES[int(phases[0]) + (9 if alias.endswith("QE") else 0)]
+            return checked_freq(f"{step // size}{alias}-{anchor}")
+    return checked_freq(f"{step}{month}")
+
+
+def _most_common(series: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most common step of each series that has any, the smallest of several: (series, steps)."""
+    order = np.lexsort((steps, series))
+    series, steps = series[order], steps[order]
+    changes = (np.diff(series) != 0) | (steps[1:] != steps[:-1])
+    begins = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    counts = np.diff(np.append(begins, len(steps)))
+    series, steps = series[begins], steps[begins]
+    best = np.lexsort((-counts, series))
+    series, firsts = np.unique(series[best], return_index=True)
+    return series, steps[best][firsts]
+
+
+def _one(series: np.ndarray, steps: np.ndarray, labels: Sequence, unit: str) -> Any:
+    """The most common step, if it is that of every series."""
+    series, steps = _most_common(series, steps)
+    others = np.flatnonzero(steps != steps[0])
+    if len(others):
+        shown = require_pandas().Timedelta if steps.dtype.kind == "m" else int
+        first, second = (f"{labels[series[at]]!r} has {shown(steps[at])}{unit}" for at in (0, others[0]))
+        raise ValueError(f"freq must be given where the most common steps differ: {first}, {second}")
+    return steps[0]

@@ -1,0 +1,234 @@
+"""Forecasting as a task of the training loop.
+
+Axes: M windows, B batch, L steps of history, H steps of the horizon, D targets, Q quantiles.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lstmx.data import SeriesWindows, WindowBatches, in_parts
+from lstmx.models import DirectForecaster, RecurrentForecaster
+from lstmx.training import ModuleTask
+
+Windows = tuple[np.ndarray, np.ndarray]
+# Windows that are forecast at once, and paths of a step-by-step model.
+_TOGETHER = 512
+
+
+class Forecasts(NamedTuple):
+    """What a model says of some windows, in the units of the panel.
+
+    Attributes:
+      mean: float32 [M, H, D]; the median if only that is known.
+      quantiles: float32 [M, H, D, Q], of the levels that were asked for.
+    """
+
+    mean: np.ndarray
+    quantiles: np.ndarray
+
+
+class ForecastTask(ModuleTask):
+    """The task (see `lstmx.training.Task`), and forecasts by its model.
+
+    Args:
+      windows: the series, and what is read and forecast of them.
+      splits: the windows of each split, `(series, cutoffs)`; "train" to be trained on.
+      make_model: makes the model with the random numbers it is given.
+      batch_size: windows per training step.
+      seed: of the order of the windows, and of paths.
+      loss_units: whether errors count in the units of the `"window"`, so that large series do not drown
+        small ones, or in those of the `"panel"`. Counts have only their own.
+      paths: how many paths a `RecurrentForecaster` draws for each window.
+
+    Example:
+      >>> import numpy as np
+      >>> from lstmx.data import Panel, SeriesWindows
+      >>> from lstmx.models import DirectForecaster, Point
+      >>> panel = Panel(np.array([0, 60]), np.sin(np.arange(60.0))[:, None])
+      >>> windows = SeriesWindows(panel, input_size=12, horizon=3)
+      >>> task = ForecastTask(
+      ...     windows,
+      ...     {"train": windows.within(0, 50), "validation": windows.within(50)},
+      ...     lambda rngs: DirectForecaster(
+      ...         input_size=12, horizon=3, head=Point(), hidden_size=4, rngs=rngs
+      ...     ),
+      ...     batch_size=8,
+      ...     seed=0,
+      ... )
+      >>> params, _ = task.init(jax.random.key(0))
+      >>> sorted(task.evaluate(params, "validation"))
+      ['loss', 'mae', 'mse']
+    """
+
+    unit = "windows"
+
+    def __init__(
+        self,
+        windows: SeriesWindows,
+        splits: Mapping[str, Windows],
+        make_model: Callable[[nnx.Rngs], DirectForecaster | RecurrentForecaster],
+        *,
+        batch_size: int,
+        seed: int,
+        loss_units: Literal["window", "panel"] = "window",
+        paths: int = 100,
+    ):
+        if loss_units not in ("window", "panel"):
+            raise ValueError(f"loss_units must be window or panel, got {loss_units!r}")
+        self.windows, self.windows_of, self.splits = windows, dict(splits), tuple(splits)
+        self._make_model, self._loss_units = make_model, loss_units
+        self._seed, self._paths = seed, paths
+        self.units_per_step = batch_size
+        if "train" in splits:
+            self.batches = WindowBatches(windows, *splits["train"], batch_size=batch_size, seed=seed)
+            self.units_per_step = self.batches.batch_size
+        self.split_model()
+
+    def build(self, key) -> DirectForecaster | RecurrentForecaster:
+        """The model with fresh parameters."""
+        return self._make_model(nnx.Rngs(params=key))
+
+    def init(self, key):
+        """Parameters; nothing is carried from batch to batch."""
+        return nnx.to_pure_dict(nnx.state(self.build(key))), ()
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Windows, as of `lstmx.data.SeriesWindows.batch`."""
+        return self.batches[step]
+
+    def loss(self, params, carry, batch, key):
+        """The head's loss, averaged over the values that exist."""
+        options = {"deterministic": False, "rngs": nnx.Rngs(dropout=key)}
+        losses, exists, _ = self._losses(self.model(params), batch, **options)
+        return jnp.sum(losses, where=exists) / jnp.maximum(jnp.sum(exists), 1), (carry, {})
+
+    def _losses(self, model, batch, **options):
+        """Losses, where there are any, and the distributions that they are of, in the units of the panel."""
+        target, exists = batch["target"], batch["target_exists"]
+        if isinstance(model, RecurrentForecaster):
+            raw, loc, scale = model.raw(
+                batch["history"], target, batch["history_exists"], exists, **_covariates(batch), **options
+            )
+            target = jnp.concatenate([batch["history"], target], axis=1)[:, 1:]
+            known = jnp.concatenate([batch["history_exists"], exists], axis=1)
+            # The first value of a series follows from nothing.
+            exists = known[:, 1:] & (jnp.cumsum(known, axis=1)[:, :-1] > 0)
+        else:
+            raw, loc, scale = model.raw(
+                batch["history"], batch["history_exists"], **_inputs(batch), **options
+            )
+        distribution = model.head.distribution(raw, loc, scale)
+        if self._loss_units == "window" and model.head.location_scale:
+            losses = model.head.loss(model.head.distribution(raw), (target - loc) / scale)
+        else:
+            losses = model.head.loss(distribution, target)
+        return losses, exists, distribution
+
+    def evaluate(self, params, split: str) -> dict[str, float]:
+        """The loss, and for a `DirectForecaster` mean squared and absolute errors, over a whole split."""
+        sums, count = {}, 0
+        for part, batch in self._parts(*self.windows_of[split]):
+            some = {
+                name: np.asarray(leaf)[: len(part)] for name, leaf in self._evaluated(params, batch).items()
+            }
+            exists = some.pop("exists")
+            count += exists.sum()
+            for name, values in some.items():
+                sums[name] = sums.get(name, 0.0) + values.sum(where=exists, dtype=np.float64)
+        return {name: float(total / max(count, 1)) for name, total in sums.items()}
+
+    @functools.cached_property
+    def _evaluated(self):
+        def evaluated(params, batch):
+            model = self.model(params)
+            losses, exists, distribution = self._losses(model, batch)
+            found = {"loss": losses, "exists": exists}
+            if isinstance(model, DirectForecaster):
+                errors = model.head.mean(distribution) - batch["target"]
+                found |= {"mse": errors**2, "mae": jnp.abs(errors)}
+            return found
+
+        return jax.jit(evaluated)
+
+    def forecast(self, params, windows: Windows, levels: Sequence[float] = ()) -> Forecasts:
+        """Forecasts of windows.
+
+        Args:
+          params: the parameters.
+          windows: (series, cutoffs), int [M] each.
+          levels: probabilities of the quantiles that are wanted.
+
+        Returns:
+          The forecasts, in the order of the windows.
+        """
+        means, quantiles = [], []
+        for number, (part, batch) in enumerate(self._parts(*windows)):
+            mean, found = self._forecast_part(params, batch, number, tuple(levels))
+            means.append(np.asarray(mean)[: len(part)])
+            quantiles.append(np.asarray(found, np.float32)[: len(part)])
+        return Forecasts(np.concatenate(means), np.concatenate(quantiles))
+
+    def _forecast_part(self, params, batch, number: int, levels: tuple[float, ...]):
+        head = self.model(params).head
+        said = self._said(params, batch, number)
+        if isinstance(self.model(params), RecurrentForecaster):
+            return said.mean(axis=0), np.moveaxis(np.quantile(said, levels, axis=0), 0, -1)
+        mean = head.mean(said)
+        return mean, head.quantiles(said, levels) if levels else np.zeros((*mean.shape, 0))
+
+    @functools.cached_property
+    def _said(self):
+        def said(params, batch, number):
+            model, history = self.model(params), (batch["history"], batch["history_exists"])
+            if isinstance(model, RecurrentForecaster):
+                key = jax.random.fold_in(jax.random.key(self._seed), number)
+                return model.paths(key, *history, count=self._paths, **_covariates(batch))
+            return model(*history, **_inputs(batch))
+
+        return jax.jit(said)
+
+    def _parts(self, series: np.ndarray, cutoffs: np.ndarray):
+        """Windows in batches of one shape, each with those of its rows that count."""
+        each = self._paths if issubclass(self._kind, RecurrentForecaster) else 1
+        size = min(max(_TOGETHER // each, 1), max(len(series), 1))
+        for start, part in enumerate(in_parts(series, cutoffs, size)):
+            yield range(min(size, len(series) - start * size)), self.windows.batch(*part)
+
+    @functools.cached_property
+    def _kind(self) -> type:
+        return type(self.model(self.model_shapes))
+
+    def display(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The loss."""
+        return {"loss": metrics["loss"]}
+
+    def sample(self, params, key) -> str | None:
+        """Nothing: a forecast is a picture."""
+        return None
+
+    def describe(self) -> str:
+        """The series and the windows of each split."""
+        panel, windows = self.windows.panel, self.windows
+        sizes = ", ".join(f"{name} {len(series):,}" for name, (series, _) in self.windows_of.items())
+        return (
+            f"{len(panel):,} series of {panel.lengths.min():,} to {panel.lengths.max():,} steps; windows of "
+            f"{windows.input_size} steps to forecast {windows.horizon}: {sizes}"
+        )
+
+
+def _covariates(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The covariates that a step-by-step model reads, as far as there are any."""
+    given = {name: batch[name] for name in ("future", "static") if batch[name].shape[-1]}
+    return {**given, "series": batch["series"]}
+
+
+def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a model reads that forecasts all steps at once."""
+    given = {"historic": batch["historic"]} if batch["historic"].shape[-1] else {}
+    return {**_covariates(batch), **given}

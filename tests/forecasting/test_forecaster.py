@@ -1,0 +1,226 @@
+"""The forecaster of data frames: its forecasts against the task beneath, and what users ask of it."""
+
+import json
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+import quick
+
+from lstmx.data import SeriesWindows
+from lstmx.forecasting import LSTMForecaster, read_frame
+
+SMALL = {"input_size": 12, "encoder_hidden_size": 6, "max_steps": 8, "batch_size": 16, "dropout_rate": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """What is compiled here runs once or twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick.jit)
+        yield
+
+
+def frame(lengths=(60, 45), seed=0):
+    """Daily series with a week's rhythm; `price` moves them, `shop` is what they are."""
+    chance = np.random.default_rng(seed)
+    parts = []
+    for number, length in enumerate(lengths):
+        steps = np.arange(length)
+        price = chance.normal(size=length)
+        level = 10 ** (1 + number)
+        y = level * (5 + np.sin(2 * np.pi * steps / 7) + price + 0.05 * chance.normal(size=length))
+        days = pd.date_range("2024-01-01", periods=length, freq="D")
+        parts.append(pd.DataFrame({"unique_id": "ab"[number], "ds": days, "y": y, "price": price}))
+    return pd.concat(parts, ignore_index=True)
+
+
+STATIC = pd.DataFrame({"unique_id": ["a", "b"], "shop": ["north", "south"], "size": [1.0, 3.0]})
+
+
+def ahead(df, h):
+    """The rows after the end of each series."""
+    parts = []
+    for label, own in df.groupby("unique_id"):
+        days = pd.date_range(own["ds"].max(), periods=h + 1, freq="D")[1:]
+        parts.append(pd.DataFrame({"unique_id": label, "ds": days, "price": np.linspace(-1, 1, h)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    options = {"futr_exog_list": ["price"], "stat_exog_list": ["shop", "size"], **SMALL}
+    return LSTMForecaster(h=5, **options).fit(frame(), STATIC)
+
+
+def test_predictions_are_those_of_the_model(fitted):
+    df, futr_df = frame(), ahead(frame(), 5)
+    found = fitted.predict(futr_df=futr_df, level=[80], quantiles=[0.3])
+    assert found.columns.tolist() == ["unique_id", "ds", "lstmx", "lstmx-lo-80", "lstmx-hi-80", "lstmx_ql0.3"]
+    assert found["unique_id"].tolist() == ["a"] * 5 + ["b"] * 5
+    assert found["ds"].tolist() == futr_df["ds"].tolist()
+    assert (found["lstmx-lo-80"] <= found["lstmx_ql0.3"]).all()
+    assert (found["lstmx_ql0.3"] <= found["lstmx"]).all()
+    assert (found["lstmx"] <= found["lstmx-hi-80"]).all()
+
+    # The same by hand: covariates on the scale of what was trained on, windows at the ends.
+    price = np.concatenate([df.loc[df["unique_id"] == label, "price"] for label in "ab"])
+    whole = pd.concat([df, futr_df.assign(y=np.nan)]).sort_values(["unique_id", "ds"])
+    whole["price"] = (whole["price"] - price.mean()) / price.std()
+    panel = read_frame(whole, freq="D", futr_exog=["price"]).panel
+    batch = SeriesWindows(panel, 12, 5).batch(np.array([0, 1]), np.array([60, 45]))
+    # Of shop=north, shop=south and size.
+    static = np.array([[1.0, -1, -1], [-1, 1, 1]])
+    model = fitted._task(SeriesWindows(fitted._series.panel, 12, 5), {}, 2).model(fitted._fitted.params)
+    inputs = {"future": batch["future"], "static": static}
+    said = jax.jit(lambda: model(batch["history"], batch["history_exists"], **inputs))()
+    np.testing.assert_allclose(found["lstmx"], np.ravel(model.head.mean(said)), rtol=1e-4)
+    tenth = model.head.quantiles(said, [0.1])
+    np.testing.assert_allclose(found["lstmx-lo-80"], np.ravel(tenth), rtol=1e-4)
+
+
+def test_what_is_known_ahead_is_read(fitted):
+    futr_df = ahead(frame(), 5)
+    found = fitted.predict(futr_df=futr_df)["lstmx"]
+    other = fitted.predict(futr_df=futr_df.assign(price=-futr_df["price"]))["lstmx"]
+    assert np.abs(found - other).max() > 1e-3 * found.max()
+    with pytest.raises(ValueError, match="price must be known for the next 5 steps"):
+        fitted.predict()
+
+
+def test_saved_and_loaded_it_says_the_same(fitted, tmp_path):
+    fitted.save(tmp_path / "kept")
+    loaded = LSTMForecaster.load(tmp_path / "kept")
+    df, futr_df = frame(), ahead(frame(), 5)
+    expected = fitted.predict(futr_df=futr_df, level=[90])
+    pd.testing.assert_frame_equal(loaded.predict(df, STATIC, futr_df, level=[90]), expected)
+    with pytest.raises(ValueError, match="df must be given to a forecaster that was loaded"):
+        loaded.predict(futr_df=futr_df)
+    described = json.loads((tmp_path / "kept" / "forecaster.json").read_text())
+    (tmp_path / "kept" / "forecaster.json").write_text(json.dumps({**described, "format": 2}))
+    with pytest.raises(ValueError, match="has format 2, of lstmx"):
+        LSTMForecaster.load(tmp_path / "kept")
+    described["arguments"]["encoder_hidden_size"] = 7
+    (tmp_path / "kept" / "forecaster.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        LSTMForecaster.load(tmp_path / "kept")
+    with pytest.raises(ValueError, match=r"no forecaster in .*: there is no forecaster\.json"):
+        LSTMForecaster.load(tmp_path)
+
+
+def test_series_that_were_not_fitted_are_forecast(fitted):
+    df = frame(seed=5)
+    df["unique_id"] = df["unique_id"].map({"a": "new", "b": "newer"})
+    static = STATIC.assign(unique_id=["new", "newer"])
+    found = fitted.predict(df, static, ahead(df, 5))
+    assert found["unique_id"].unique().tolist() == ["new", "newer"]
+    with pytest.raises(ValueError, match="west"):
+        fitted.predict(df, static.assign(shop=["north", "west"]), ahead(df, 5))
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_cross_validation_knows_nothing_of_what_it_forecasts(refit):
+    df = frame().drop(columns="price")
+    forecaster = LSTMForecaster(h=4, **SMALL)
+    found = forecaster.cross_validation(df, n_windows=3, step_size=2, refit=refit, level=[50])
+    assert found.columns.tolist() == ["unique_id", "ds", "cutoff", "lstmx", "lstmx-lo-50", "lstmx-hi-50", "y"]
+    assert len(found) == 2 * 3 * 4
+    merged = found.merge(df, on=["unique_id", "ds"], suffixes=("", "_given"))
+    np.testing.assert_allclose(merged["y"], merged["y_given"], rtol=1e-6)
+    last = df.groupby("unique_id")["ds"].max()
+    for label, own in found.groupby("unique_id"):
+        cutoffs = [last[label] - pd.Timedelta(days=days) for days in (8, 6, 4)]
+        assert own["cutoff"].drop_duplicates().tolist() == cutoffs
+        assert ((own["ds"] - own["cutoff"]).dt.days.to_numpy().reshape(3, 4) == [1, 2, 3, 4]).all()
+    # Whatever comes after the first cutoff, that cutoff's forecasts are the same.
+    late = df["ds"] > df["unique_id"].map(last) - pd.Timedelta(days=8)
+    changed = df.assign(y=df["y"].where(~late, 1e6))
+    other = LSTMForecaster(h=4, **SMALL).cross_validation(changed, n_windows=3, step_size=2, refit=refit)
+    first = found["cutoff"] == found.groupby("unique_id")["cutoff"].transform("min")
+    np.testing.assert_array_equal(found.loc[first, "lstmx"], other.loc[first, "lstmx"])
+    assert not np.array_equal(found.loc[~first, "lstmx"], other.loc[~first, "lstmx"])
+
+
+def test_validation_keeps_the_best_parameters():
+    df = frame().drop(columns="price")
+    options = {**SMALL, "max_steps": 30, "learning_rate": 0.3, "val_check_steps": 5}
+    found = LSTMForecaster(h=4, **options).fit(df, val_size=8)
+    windows = SeriesWindows(found._series.panel, 12, 4)
+    ends = found._series.panel.observed
+    task = found._task(windows, {"validation": windows.within(ends - 8, ends)}, 2)
+    kept = task.evaluate(found._fitted.params, "validation")["loss"]
+    # Of the same steps, without a look at the end: the last parameters, which such a learning rate spoils.
+    last = LSTMForecaster(h=4, **options)
+    last._train(found._series, ends - 8, 0, {})
+    assert kept < task.evaluate(last._fitted.params, "validation")["loss"]
+
+
+def test_it_beats_the_season_it_has_to_learn():
+    """Both series at once, of different sizes, whose week no one names."""
+    df = frame((200, 180)).drop(columns="price")
+    steps = df.groupby("unique_id").cumcount()
+    df["y"] = np.where(df["unique_id"] == "a", 10, 1000) * (5 + np.sin(2 * np.pi * steps / 7))
+    options = {**SMALL, "max_steps": 150, "learning_rate": 1e-2, "input_size": 14}
+    found = LSTMForecaster(h=7, **options).cross_validation(df, level=[80])
+    scale = np.where(found["unique_id"] == "a", 10, 1000)
+    assert (np.abs(found["lstmx"] - found["y"]) / scale).mean() < 0.15
+
+
+@pytest.mark.parametrize("decoder", ["direct", "recurrent"])
+def test_the_same_seed_gives_the_same_forecasts(decoder):
+    df = frame().drop(columns="price")
+    options = {**SMALL, "decoder": decoder, "max_steps": 3, "know_series": True, "head": "gaussian"}
+    first, second, other = (
+        LSTMForecaster(h=3, random_seed=seed, **options).fit(df).predict(level=[80]) for seed in (1, 1, 2)
+    )
+    pd.testing.assert_frame_equal(first, second)
+    assert not np.allclose(first["lstmx"], other["lstmx"])
+    assert np.isfinite(first[["lstmx", "lstmx-lo-80", "lstmx-hi-80"]]).all(axis=None)
+
+
+def test_polars_frames_come_back_as_such():
+    polars = pytest.importorskip("polars")
+    df = frame().drop(columns="price")
+    expected = LSTMForecaster(h=3, **SMALL).fit(df).predict()
+    found = LSTMForecaster(h=3, **SMALL).fit(polars.DataFrame(df.to_dict("series"))).predict()
+    assert isinstance(found, polars.DataFrame)
+    np.testing.assert_allclose(found["lstmx"].to_numpy(), expected["lstmx"])
+
+
+def test_gaps_short_and_constant_series():
+    df = frame().drop(columns="price")
+    df = df.drop(index=[5, 6, 20])
+    days = pd.date_range("2024-01-01", periods=30, freq="D")
+    constant = pd.DataFrame({"unique_id": "c", "ds": days, "y": 7.0})
+    short = pd.DataFrame({"unique_id": "d", "ds": days[:2], "y": [1.0, 2.0]})
+    whole = pd.concat([df, constant, short])
+    forecaster = LSTMForecaster(h=3, **SMALL)
+    with pytest.warns(UserWarning, match="1 of 4 series are not trained on, .* fewer than 4 steps .* 'd'"):
+        forecaster.fit(whole)
+    found = forecaster.predict()
+    assert len(found) == 12
+    assert np.isfinite(found["lstmx"]).all()
+    with pytest.raises(ValueError, match="gaps='refuse'"):
+        forecaster.fit(whole, gaps="refuse")
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda df: LSTMForecaster(h=0), "h must be at least 1, got 0"),
+        (lambda df: LSTMForecaster(h=3, decoder="beam"), "decoder must be direct or recurrent"),
+        (lambda df: LSTMForecaster(h=3, decoder="recurrent", patch_size=2), "reads neither patches"),
+        (lambda df: LSTMForecaster(h=3, head="cauchy"), "cauchy"),
+        (lambda df: LSTMForecaster(h=3).predict(), "not fitted: call fit first"),
+        (lambda df: LSTMForecaster(h=3).fit(df, val_size=2), "at least h, which is 3, got 2"),
+        (lambda df: LSTMForecaster(h=90).fit(df), "no window to train on: no series has 90 steps"),
+        (lambda df: LSTMForecaster(h=20).cross_validation(df, n_windows=3), "'a' has 60 steps, .* need 61"),
+        (lambda df: LSTMForecaster(h=3, futr_exog_list=["tax"]).fit(df), "tax"),
+        (lambda df: LSTMForecaster(h=3, **SMALL).fit(df).predict(level=[99]), "0.005"),
+        (lambda df: LSTMForecaster(h=3, head="mse", **SMALL).fit(df).predict(level=[80]), "a point forecast"),
+    ],
+)
+def test_errors(run, message):
+    with pytest.raises(ValueError, match=message):
+        run(frame())
