@@ -1,0 +1,295 @@
+"""Tables of numbers and times in CSV files, read so that what is wrong in them is named by file and line.
+
+Files may be compressed (.gz, .xz). `series_sets.py` makes series of them.
+"""
+
+import csv
+import dataclasses
+import gzip
+import io
+import lzma
+import pathlib
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+_OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+_MISSING = ("", "na", "nan")
+_FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+
+
+def find_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Finds files that lie in one folder, as they are or as .gz or .xz.
+
+    Args:
+      names: what they are called, without the ending of a compression.
+      folders: where to look; the first that has them all is taken.
+
+    Returns:
+      The path of each name; empty if no folder has them all.
+    """
+    for folder in folders:
+        files = {name: _find(folder, name) for name in names}
+        if all(files.values()):
+            return files
+    return {}
+
+
+def missing_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> str:
+    """Says which files are looked for, where, and what is there of them."""
+    places = " or ".join(f"{folder}" for folder in folders)
+    there = [name for name in names if any(_find(folder, name) for folder in folders)]
+    lacking = [name for name in names if name not in there]
+    found = f"; {', '.join(there)} is there, {', '.join(lacking)} is missing" if there and lacking else ""
+    return f"looked for {', '.join(names)} (as they are or as .gz or .xz) in {places}{found}"
+
+
+def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    return next((folder / (name + s) for s in _OPENERS if (folder / (name + s)).is_file()), None)
+
+
+def read_content(path: pathlib.Path) -> bytes:
+    """The content of a file, decompressed by its ending.
+
+    Raises:
+      ValueError: if the file is not a whole archive.
+    """
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+            return file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise ValueError(f"{path} is not a whole {path.suffix} file: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """A CSV file as text.
+
+    Attributes:
+      path: where it comes from, for messages.
+      header: names of the columns.
+      rows: the cells of each row.
+      lines: the line of each row in the file, from 1.
+    """
+
+    path: pathlib.Path
+    header: list[str]
+    rows: list[list[str]] = dataclasses.field(repr=False)
+    lines: list[int] = dataclasses.field(repr=False)
+
+    def wrong(self, row: int, message: str) -> ValueError:
+        """An error that names the file and the line of a row."""
+        return ValueError(f"{self.path}, line {self.lines[row]}: {message}")
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column, without spaces around them."""
+        if name not in self.header:
+            raise ValueError(f"{self.path}: no column {name!r}, only {', '.join(map(repr, self.header))}")
+        place = self.header.index(name)
+        return [row[place].strip() for row in self.rows]
+
+    def numbers(self, names: Iterable[str], *, missing: bool = False) -> np.ndarray:
+        """Columns of numbers, float64 [R, columns].
+
+        Args:
+          names: of the columns.
+          missing: whether empty cells, NA and NaN are allowed: as NaN, their count in a warning.
+        """
+        columns = [self._floats(name, self.column(name), missing) for name in names]
+        values = np.stack(columns, axis=1)
+        if count := int(np.isnan(values).sum()):
+            warnings.warn(f"{self.path}: {count} of {values.size:,} values are missing", stacklevel=2)
+        return values
+
+    def _floats(self, name: str, cells: list[str], missing: bool) -> np.ndarray:
+        if (values := _all_finite(cells)) is not None:
+            return values
+        return np.array([self._float(row, name, cell, missing) for row, cell in enumerate(cells)])
+
+    def numbers_along(self, row: int) -> np.ndarray:
+        """The numbers of a row behind its first cell, float64, up to the last cell that is not empty."""
+        cells = [cell.strip() for cell in self.rows[row][1:]]
+        while cells and not cells[-1]:
+            cells.pop()
+        if (values := _all_finite(cells)) is not None:
+            return values
+        named = zip(self.header[1:], cells, strict=False)
+        return np.array([self._float(row, name, cell, missing=False) for name, cell in named])
+
+    def _float(self, row: int, name: str, cell: str, missing: bool) -> float:
+        if missing and cell.lower() in _MISSING:
+            return np.nan
+        try:
+            number = float(cell)
+        except ValueError:
+            number = np.nan
+        if not np.isfinite(number):
+            raise self.wrong(row, f"column {name!r} must be a number, got {cell!r}")
+        return number
+
+    def flags(self, name: str) -> np.ndarray:
+        """A column of true and false as 1 and 0, float64 [R]."""
+        values = [_FLAGS.get(cell.lower(), np.nan) for cell in self.column(name)]
+        if unknown := np.flatnonzero(np.isnan(values)).tolist():
+            cell = self.column(name)[unknown[0]]
+            raise self.wrong(unknown[0], f"column {name!r} must be true or false, got {cell!r}")
+        return np.array(values)
+
+    def times(self, name: str, unit: str, write: Callable[[str], str] = str) -> np.ndarray:
+        """A column of times, datetime64[unit] [R].
+
+        Args:
+          name: of the column.
+          unit: `"s"`, `"D"` or `"M"`.
+          write: turns a cell into ISO 8601 without a time zone.
+        """
+        cells = self.column(name)
+        try:
+            times = np.array([write(cell) for cell in cells], dtype=f"datetime64[{unit}]")
+            if not np.isnat(times).any():
+                return times
+        except (ValueError, LookupError):
+            pass
+        return np.array([self._time(row, name, cell, unit, write) for row, cell in enumerate(cells)])
+
+    def _time(self, row: int, name: str, cell: str, unit: str, write: Callable[[str], str]) -> np.datetime64:
+        try:
+            time = np.datetime64(write(cell), unit)
+        except (ValueError, LookupError):
+            time = np.datetime64("NaT")
+        if np.isnat(time):
+            raise self.wrong(row, f"column {name!r} must be a time, got {cell!r}")
+        return time
+
+    def rows_by(self, *names: str) -> dict[tuple[str, ...], np.ndarray]:
+        """The rows that have the same cells in some columns, in the order in which they first appear."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for row, key in enumerate(zip(*map(self.column, names), strict=True)):
+            found.setdefault(key, []).append(row)
+        return {key: np.array(rows) for key, rows in found.items()}
+
+
+def read_table(path: pathlib.Path, content: bytes) -> Table:
+    """Reads a CSV file with a header; blank lines do not count.
+
+    Args:
+      path: where it comes from.
+      content: UTF-8 or, failing that, Latin-1.
+
+    Raises:
+      ValueError: if it is empty, is not text, or a row has not as many cells as the header.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise ValueError(f"{path} is not text: it has a NUL character")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    if len(rows) < 2:
+        raise ValueError(f"{path} is empty: it must have a header and one row at least")
+    header = [name.strip() for name in rows[0]]
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}, line {lines[0]}: two columns have the same name")
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, line {line}: {len(row)} columns, the header has {len(header)}")
+    return Table(path, header, rows[1:], lines[1:])
+
+
+def _all_finite(cells: list[str]) -> np.ndarray | None:
+    try:
+        values = np.array([float(cell) for cell in cells])
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() else None
+
+
+def steps_of(table: Table, rows: np.ndarray, times: np.ndarray, step: int = 1, *, gaps: bool) -> np.ndarray:
+    """Which step of a series of even pace each of its rows is, int64 from 0.
+
+    Args:
+      table: where the rows are, for messages.
+      rows: int, the rows of the series.
+      times: datetime64 of all rows of the table.
+      step: units of time from one step to the next.
+      gaps: whether steps may be absent.
+
+    Raises:
+      ValueError: if a time does not come after the one before by a whole number of steps, or by one where
+        there must be no gaps.
+    """
+    apart, rest = np.divmod(np.diff(times[rows]).astype(np.int64), step)
+    good = (rest == 0) & (apart >= 1 if gaps else apart == 1)
+    if not good.all():
+        row = int(rows[1:][~good][0])
+        unit = np.datetime_data(times.dtype)[0]
+        rule = "a whole number of steps" if gaps else "one step"
+        raise table.wrong(
+            row, f"{times[row]} must come {rule} of {step} {unit} after {times[rows[:-1][~good][0]]}"
+        )
+    return np.concatenate([[0], np.cumsum(apart)]).astype(np.int64)
+
+
+def one_hot(name: str, values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names `name=value` in sorted order and float64 [R, kinds], 1 where a value is of that kind.
+
+    Example:
+      >>> one_hot("sky", ["rain", "clear"])
+      (('sky=clear', 'sky=rain'), array([[0., 1.],
+             [1., 0.]]))
+    """
+    kinds = sorted(set(values))
+    found = np.array(values)[:, None] == np.array(kinds)
+    return tuple(f"{name}={kind}" for kind in kinds), found.astype(np.float64)
+
+
+def calendar_features(times: np.ndarray, frequency: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Where times stand in their day, week and year, as sine and cosine of the angle.
+
+    A day begins at midnight, a week on Monday, a year on 1 January. Cycles that are not longer than a step
+    are left out.
+
+    Args:
+      times: datetime64 [R], in the time that clocks show where the series comes from.
+      frequency: pandas alias of the pace, such as `"30min"`, `"h"`, `"D"`, `"B"`, `"W"`, `"MS"`.
+
+    Returns:
+      (names, float64 [R, F]).
+
+    Raises:
+      ValueError: if the frequency is unknown.
+
+    Example:
+      >>> names, features = calendar_features(np.array(["2024-01-01T06", "2024-01-01T12"], "M8[h]"), "h")
+      >>> names[:2], features[:, :2].round(3) + 0.0
+      (('day_sin', 'day_cos'), array([[ 1.,  0.],
+             [ 0., -1.]]))
+    """
+    unit = frequency.lstrip("0123456789")
+    cycles = {"D": ("week", "year"), "B": ("week", "year"), "W": ("year",), "MS": ("year",)}.get(unit)
+    if unit in ("s", "min", "h"):
+        cycles = ("day", "week", "year")
+    if cycles is None:
+        raise ValueError(f"frequency must be one of s, min, h, D, B, W and MS, got {frequency!r}")
+    times = np.asarray(times).astype("datetime64[s]")
+    day, years = np.timedelta64(86_400, "s"), times.astype("datetime64[Y]")
+    since_new_year = times - years.astype(times.dtype)
+    since = {
+        "day": (times - times.astype("datetime64[D]")) / day,
+        "week": (times - np.datetime64("1970-01-05", "s")) / (7 * day),
+        "year": since_new_year / ((years + 1).astype(times.dtype) - years.astype(times.dtype)),
+    }
+    angles = [2 * np.pi * (since[cycle] % 1) for cycle in cycles]
+    names = tuple(f"{cycle}_{wave}" for cycle in cycles for wave in ("sin", "cos"))
+    return names, np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)

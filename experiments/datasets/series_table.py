@@ -1,0 +1,143 @@
+"""Series of your own: a table in a CSV file, one row for each series and time."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.datasets.series_sets import SeriesSet
+from lstmx.forecasting import FramePanel, read_frame
+
+# The column of ids of a table of one series, which has none.
+_ID = "unique_id"
+# Steps of the main season by the first letters of a pandas alias, the longest that fits.
+_SEASONS = {"s": 60, "min": 60, "h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}
+
+
+def read_table(
+    path: str | pathlib.Path,
+    *,
+    id_col: str | None,
+    time_col: str,
+    target_col: str,
+    historic: Sequence[str] = (),
+    future: Sequence[str] = (),
+    frequency: str | int | None = None,
+) -> FramePanel:
+    """Reads a CSV file of series, compressed (.gz, .xz, ...) or not.
+
+    Args:
+      path: the file, with a line of names first.
+      id_col: column of the names of series; None if there is one series, which is named by its target.
+      time_col, target_col: columns of the times, ISO 8601 or integers, and of the values.
+      historic: columns known up to now.
+      future: columns known ahead.
+      frequency: a pandas alias, or the step of integer times; found out if not given.
+
+    Returns:
+      The series, as of `lstmx.forecasting.read_frame`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ImportError: if pandas is not installed.
+      ValueError: if it is no table, or is not as it should be; series, row and column are named.
+    """
+    from lstmx.forecasting.frequencies import require_pandas
+
+    pandas, path = require_pandas(), pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        df = pandas.read_csv(path, dtype=None if id_col is None else {id_col: str})
+    except (UnicodeDecodeError, pandas.errors.ParserError, pandas.errors.EmptyDataError, OSError) as error:
+        raise ValueError(f"{path} is not a table of comma-separated values: {error}") from error
+    if id_col is None:
+        df = df.assign(**{_ID: target_col})
+    return read_frame(
+        df,
+        freq=frequency,
+        id_col=id_col or _ID,
+        time_col=time_col,
+        target_col=target_col,
+        hist_exog=tuple(historic),
+        futr_exog=tuple(future),
+    )
+
+
+def table_set(
+    series: FramePanel, *, horizon: int | None, season: int | None, splits: Sequence[float]
+) -> SeriesSet:
+    """The set of a table, each series cut by shares.
+
+    Args:
+      series: the series.
+      horizon: steps to forecast; a season if not given.
+      season: steps of the main season; that usual for the frequency if not given.
+      splits: parts of each series to train, choose and test by, in this order.
+
+    Returns:
+      The set, named `table`.
+
+    Raises:
+      ValueError: if the splits are out of range, or no series is long enough for them.
+
+    Example:
+      >>> import pandas as pd
+      >>> df = pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=100), "y": 1.0})
+      >>> found = table_set(read_frame(df), horizon=None, season=None, splits=(70, 15, 15))
+      >>> found.season, found.horizon, found.train_stop, found.validation_stop, found.test_stop
+      (7, 7, array([70]), array([85]), array([100]))
+    """
+    shares = np.asarray(splits, float)
+    if len(shares) != 3 or (shares <= 0).any():
+        raise ValueError(f"splits must be three positive numbers, got {tuple(splits)}")
+    if season is None:
+        season = _season(series.freq)
+    if season < 1:
+        raise ValueError(f"season must be at least 1, got {season}")
+    horizon, ends = season if horizon is None else horizon, series.panel.observed
+    cuts = np.floor(np.outer(ends, np.cumsum(shares)[:2] / shares.sum())).astype(np.int64)
+    longest = np.array([cuts[:, 0].max(), (cuts[:, 1] - cuts[:, 0]).max(), (ends - cuts[:, 1]).max()])
+    for part, steps in zip(("training", "validation", "test"), longest, strict=True):
+        if steps < horizon:
+            raise ValueError(
+                f"the {part} part must have the {horizon} steps of a forecast in one series at least, the "
+                f"longest has {steps}: make the horizon smaller or change the splits"
+            )
+    integers = series.starts.dtype.kind != "M"
+    return SeriesSet(
+        "table", tuple(map(str, series.ids)), series.panel,
+        np.zeros(len(ends), "datetime64[s]") if integers else series.starts.astype("datetime64[s]"),
+        str(series.freq), season, season, horizon, cuts[:, 0], cuts[:, 1], ends,
+        series.historic, series.future, series.static,
+    )  # fmt: skip
+
+
+def columns_of(data: Any) -> Mapping[str, Any]:
+    """The options of `read_table` in a config's data."""
+    return {
+        "id_col": data.id,
+        "time_col": data.time,
+        "target_col": data.target,
+        "historic": data.historic,
+        "future": data.future,
+        "frequency": int(data.frequency) if (data.frequency or "").isdigit() else data.frequency,
+    }
+
+
+def _season(frequency: str | int) -> int:
+    """A step of several has a season that is as much shorter.
+
+    Example:
+      >>> [_season(frequency) for frequency in ("h", "15min", "W-SUN", "MS", "QS-JAN", "YS-JAN", 3)]
+      [24, 96, 52, 12, 4, 1, 1]
+    """
+    if isinstance(frequency, int):
+        return 1
+    letters = frequency.lstrip("0123456789")
+    count = int(frequency[: len(frequency) - len(letters)] or 1)
+    if letters == "min" and count > 1:
+        return max(1440 // count, 1)
+    fits = [name for name in _SEASONS if letters.split("-")[0].startswith(name)]
+    return max(_SEASONS[max(fits, key=len)] // count, 1) if fits else 1

@@ -1,0 +1,161 @@
+"""Forecasting with recurrent networks, beside the simple forecasts that they have to beat.
+
+    python scripts/train.py forecasting --preset ettm1 --workdir RUN --data.path FOLDER
+    python scripts/evaluate.py RUN --split test
+
+The folder holds the files as they are published (ETTh1.csv, weather.csv, Hourly-train.csv, ...), compressed
+(.gz, .xz) or not.
+
+Sets that are standardized by convention (ETT, Weather), by the mean and deviation of the training part, are
+scored in those units, over all windows of the test part.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lstmx.training import LoopConfig, OptimizerConfig
+
+if TYPE_CHECKING:
+    # As in char_lm: --help needs none of what these import.
+    from experiments.tasks.forecasting import Forecasting
+    from experiments.tasks.run_forecaster import RunForecaster
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The series.
+
+    Attributes:
+        name: which set; those of `vega` come with the package vega_datasets and need no files; `table` is a
+            file of your own.
+        path: folder with the files; or a CSV file, which implies `--data.name table`.
+        id: column of the table that names the series; not given if there is one series.
+        time: column of its times, ISO 8601 or integers.
+        target: column of its values.
+        historic: columns known up to now.
+        future: columns known ahead.
+        frequency: pandas alias of the pace of a table, or the step of integer times; found out if not given.
+        season: steps of the main season of a table; that usual for its frequency if not given.
+        splits: parts of each series of a table to train, choose and test by.
+        input_size: steps that are read before a forecast (the look-back).
+        horizon: steps to forecast; those usual for the set if not given.
+        least_history: steps that a window must have before its targets; with fewer than `input_size` it is
+            filled up with what does not exist.
+        batch_size: windows per step.
+        data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
+    """
+
+    name: Literal[
+        "etth1", "etth2", "ettm1", "ettm2", "weather", "m4-hourly", "m4-weekly", "retail", "electricity",
+        "bike", "sp500", "vega-weather", "vega-stocks", "table",
+    ] = "vega-weather"  # fmt: skip
+    path: Path | None = None
+    id: str | None = None
+    time: str = "ds"
+    target: str = "y"
+    historic: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    frequency: str | None = None
+    season: int | None = None
+    splits: tuple[float, float, float] = (80, 10, 10)
+    input_size: int = 56
+    horizon: int | None = None
+    least_history: int = 56
+    batch_size: int = 64
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        decoder: all steps at once, or one after the other from samples of the one before (DeepAR).
+        cell: recurrent cell.
+        hidden_size: units of a layer.
+        num_layers: layers.
+        patch_size: steps that are one step of the recurrent network.
+        patch_stride: steps from a patch to the next; `patch_size` if not given.
+        readout: whether forecasts are read off the last output or off all of them.
+        scaling: how a window is normalized.
+        affine: whether the normalization has learnt parameters.
+        linear: whether a linear map of the history is added to the forecast.
+        know_series: whether each series has features of its own, which are learnt.
+        dropout_rate: of inputs, between layers and of outputs.
+    """
+
+    decoder: Literal["direct", "recurrent"] = "direct"
+    cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm"
+    hidden_size: int = 64
+    num_layers: int = 1
+    patch_size: int = 1
+    patch_stride: int | None = None
+    readout: Literal["last", "all"] = "last"
+    scaling: Literal["none", "last", "standard", "last_standard", "robust", "mean"] = "standard"
+    affine: bool = False
+    linear: bool = False
+    know_series: bool = False
+    dropout_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Config:
+    """A forecaster and its training.
+
+    Attributes:
+        steps: number of updates.
+        seed: seed of all randomness.
+        head: what is forecast: a point (with the error it is trained by), quantiles, or the parameters of a
+            distribution.
+        paths: paths that a recurrent decoder draws for each window.
+        data: the series.
+        model: the network.
+        optimizer: the optimizer.
+        loop: evaluation, checkpoints and log.
+    """
+
+    steps: int = 1500
+    seed: int = 0
+    head: Literal["mse", "mae", "quantiles", "gaussian", "student_t", "negative_binomial"] = "quantiles"
+    paths: int = 100
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50)
+    loop: LoopConfig = LoopConfig(eval_every=250, checkpoint_every=250, log_every=50)
+
+
+PRESETS = {
+    "tiny": Config(
+        steps=20,
+        data=DataConfig(input_size=14, least_history=14, batch_size=8),
+        model=ModelConfig(hidden_size=4, dropout_rate=0.0),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        loop=LoopConfig(eval_every=10, checkpoint_every=10, log_every=5),
+    ),
+}
+
+
+def make_task(config: Config) -> "Forecasting":
+    """The task of a config: reads the series."""
+    from experiments.datasets.series_sets import load_series
+    from experiments.datasets.series_table import columns_of, read_table, table_set
+    from experiments.tasks.forecasting import Forecasting
+
+    data = config.data
+    if data.name != "table" and (data.path is None or not data.path.is_file()):
+        return Forecasting(config, load_series(data.name, data.path, data.data_dir))
+    if data.path is None:
+        raise ValueError("--data.name table needs the file: --data.path FILE.csv")
+    series = read_table(data.path, **columns_of(data))
+    return Forecasting(
+        config, table_set(series, horizon=data.horizon, season=data.season, splits=data.splits)
+    )
+
+
+def make_forecaster(config: Config, assets: Mapping[str, str], path: Path) -> "RunForecaster":
+    """Forecasts of the series of a file, by what a run keeps beside its checkpoints."""
+    from experiments.tasks.run_forecaster import RunForecaster
+
+    return RunForecaster(config, assets, path)

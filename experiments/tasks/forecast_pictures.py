@@ -1,0 +1,83 @@
+"""Pictures of forecasts, where matplotlib is installed.
+
+Axes: M windows, L steps of history, H steps of the horizon, Q quantiles.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.tasks.pictures import new_figure, saved
+
+
+def draw_windows(
+    history: np.ndarray,
+    target: np.ndarray,
+    forecasts: Mapping[str, np.ndarray],
+    bands: tuple[np.ndarray, np.ndarray] | None,
+    names: Sequence[str],
+    path: Path,
+) -> Path | None:
+    """Draws forecasts against what came, one panel for each window.
+
+    Args:
+      history: float [M, L]; NaN where unknown.
+      target: float [M, H]; NaN where unknown.
+      forecasts: float [M, H] by the names of the methods; the first is drawn boldly.
+      bands: the bounds of the 80 % interval of the first method, float [M, H] each; or None.
+      names: of the windows [M].
+      path: the file.
+
+    Returns:
+      The file; None without matplotlib.
+    """
+    count = len(names)
+    figure = new_figure(9, 2.4 * count + 0.4)
+    if figure is None:
+        return None
+    shown = min(history.shape[1], 3 * target.shape[1])
+    steps, ahead = np.arange(-shown + 1, target.shape[1] + 1), np.arange(1, target.shape[1] + 1)
+    for row, axes in enumerate(figure.subplots(count, 1, squeeze=False)[:, 0]):
+        values = np.concatenate([history[row, -shown:], target[row]])
+        axes.plot(steps, values, color="black", linewidth=1, label="series")
+        if bands is not None:
+            low, high = bands
+            axes.fill_between(ahead, low[row], high[row], color="C0", alpha=0.25, label="80 % interval", lw=0)
+        for number, (method, values) in enumerate(forecasts.items()):
+            style = {"linewidth": 2} if number == 0 else {"linewidth": 1, "linestyle": "--"}
+            axes.plot(ahead, values[row], color=f"C{number}", label=method, **style)
+        axes.axvline(0.5, color="grey", linewidth=0.5)
+        axes.set(title=names[row], ylabel="value")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="steps ahead")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return saved(figure, path)
+
+
+def draw_errors(errors: Mapping[str, np.ndarray], path: Path) -> Path | None:
+    """Draws the mean absolute error of each method [H] by how far ahead it forecasts."""
+    figure = new_figure(6, 3.6)
+    if figure is None:
+        return None
+    axes = figure.subplots()
+    for number, (method, values) in enumerate(errors.items()):
+        style = {"linewidth": 2} if number == 0 else {"linewidth": 1, "linestyle": "--"}
+        axes.plot(np.arange(1, len(values) + 1), values, label=method, color=f"C{number}", **style)
+    axes.set(xlabel="steps ahead", ylabel="mean absolute error", ylim=(0, None))
+    axes.legend()
+    return saved(figure, path)
+
+
+def draw_calibration(levels: Sequence[float], shares: Sequence[float], path: Path) -> Path | None:
+    """Draws the share of values below each quantile against its level: on the diagonal if it is honest."""
+    figure = new_figure(4.2, 4.2)
+    if figure is None:
+        return None
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="as it should be")
+    axes.plot(levels, shares, marker="o", markersize=4, label="forecast")
+    axes.set(xlabel="level of the quantile", ylabel="share of values below it", xlim=(0, 1), ylim=(0, 1))
+    axes.set_aspect("equal")
+    axes.legend()
+    return saved(figure, path)

@@ -1,0 +1,84 @@
+"""How far forecasts of windows are from what came.
+
+Axes: M windows, H steps of the horizon, Q quantiles.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lstmx.data import SeriesWindows
+
+# The bounds of the interval whose coverage is told.
+_INTERVAL = (0.1, 0.9)
+
+
+def scores(
+    windows: SeriesWindows,
+    of: tuple[np.ndarray, np.ndarray],
+    mean: np.ndarray,
+    quantiles: np.ndarray | None,
+    levels: Sequence[float],
+    *,
+    naive_errors: np.ndarray,
+) -> dict[str, float]:
+    """The scores of forecasts, over all values that exist.
+
+        mse, mae    mean squared and absolute errors
+        smape       200 |y - f| / (|y| + |f|), in percent
+        mase        mae of each series over its naive error; the mean over the series
+        crps        twice the pinball loss, averaged over the levels; about the score of that name
+        coverage    the share of values within the 80 % interval, in percent
+
+    Absolute errors are of the median where there are quantiles, squared ones of the mean.
+
+    Args:
+      windows: of series with one target.
+      of: (series, cutoffs), int [M] each.
+      mean: float [M, H].
+      quantiles: float [M, H, Q], or None.
+      levels: of the quantiles.
+      naive_errors: float [N], the mean error of a naive forecast of each series; NaN where that is 0: such a
+        series has no MASE.
+
+    Returns:
+      The scores by their names.
+
+    Source: sMAPE and MASE as in Makridakis, Spiliotis & Assimakopoulos 2020.
+    """
+    y, exists = targets_of(windows, of)
+    levels = np.asarray(levels)
+    median = mean if quantiles is None else quantiles[..., int(np.abs(levels - 0.5).argmin())]
+    errors = np.abs(y - median)
+    size = np.abs(y) + np.abs(median)
+    found = {
+        "mse": np.mean((y - mean) ** 2, where=exists),
+        "mae": np.mean(errors, where=exists),
+        "smape": 200 * np.mean(errors / np.where(size > 0, size, 1), where=exists),
+        "mase": _mase(errors, exists, of[0], naive_errors),
+    }
+    if quantiles is not None:
+        over = y[..., None] - quantiles
+        pinball = np.maximum(levels * over, (levels - 1) * over)
+        found["crps"] = np.mean(2 * pinball.mean(axis=-1), where=exists)
+        low, high = (quantiles[..., int(np.abs(levels - level).argmin())] for level in _INTERVAL)
+        found["coverage"] = 100 * np.mean((low <= y) & (y <= high), where=exists)
+    return {name: float(value) for name, value in found.items()}
+
+
+def targets_of(windows: SeriesWindows, of: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What came, float64 [M, H], and what of it is known, of windows of series with one target."""
+    batch = dataclasses.replace(windows, input_size=1).batch(*of)
+    return batch["target"][..., 0].astype(np.float64), batch["target_exists"][..., 0]
+
+
+def _mase(errors, exists, series, naive_errors) -> float:
+    """Each series counts once, however many windows it has."""
+    count = len(naive_errors)
+    totals = np.bincount(series, np.sum(errors, axis=1, where=exists), count)
+    numbers = np.bincount(series, exists.sum(axis=1), count)
+    known = (numbers > 0) & np.isfinite(naive_errors)
+    if not known.any():
+        return float("nan")
+    return float(np.mean(totals[known] / numbers[known] / naive_errors[known]))

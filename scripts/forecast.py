@@ -1,0 +1,54 @@
+"""Forecasts the series of a CSV file by a run: forecast.py RUN --input new.csv --output forecast.csv."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+
+import experiments
+from lstmx.training import cli, read_assets, restore_params
+
+
+def forecast(
+    run: tyro.conf.Positional[Path],
+    input: Path,
+    output: Path | None = None,
+    plot: Path | None = None,
+    level: tuple[float, ...] = (80.0,),
+    checkpoint: str = "best",
+) -> None:
+    """Forecasts what comes after the last value of each series.
+
+    Args:
+        run: the run folder, of the experiment `forecasting`.
+        input: a CSV file with the columns that the run was trained on (of a run on a named set: unique_id, ds
+            and y). Columns that are known ahead go on for as many rows as are to be forecast, with empty
+            targets.
+        output: CSV file of the forecasts; the standard output if not given.
+        plot: picture of the first series and their forecasts, as PNG, PDF or SVG; needs matplotlib.
+        level: widths of the intervals in percent, where the run forecasts more than points.
+        checkpoint: best (by validation loss), latest, or the number of a step.
+    """
+    with cli.clean_errors():
+        module, config = experiments.reopen(run)
+        if not hasattr(module, "make_forecaster"):
+            raise ValueError(f"{run} is a run of {module.__name__}, which does not forecast series")
+        forecaster = module.make_forecaster(config, read_assets(run), input)
+        params = restore_params(run, forecaster.task, checkpoint).items["params"]
+        table = forecaster.table(params, level)
+        if plot is not None:
+            forecaster.plot(params, plot)
+        table.to_csv(sys.stdout if output is None else output, index=False)
+    if output is not None:
+        count = len(forecaster.series.ids)
+        print(
+            f"{len(table):,} rows, {forecaster.task.windows.horizon} for each of {count:,} series: {output}"
+        )
+    if plot is not None:
+        print(f"picture: {plot}")
+
+
+if __name__ == "__main__":
+    tyro.cli(forecast)

@@ -1,0 +1,206 @@
+"""Forecasting: scores and baselines against other systems and loops, and that the experiment learns."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pandas
+import pytest
+import quick
+import sklearn.linear_model
+import utilsforecast.losses
+
+from experiments import forecasting
+from experiments.datasets.series_sets import SeriesSet
+from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
+from experiments.tasks.forecast_scores import scores
+from experiments.tasks.forecasting import Forecasting
+from lstmx.data import Panel, SeriesWindows
+from lstmx.forecasting import LEVELS
+from lstmx.training import restore_params, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """What is compiled here runs once or twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick.jit)
+        yield
+
+
+def random_panel(lengths=(40, 31), missing=0.0):
+    chance = np.random.default_rng(0)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    targets = np.concatenate([10 + np.cumsum(chance.normal(size=length)) for length in lengths])[:, None]
+    return Panel(starts, np.where(chance.random(targets.shape) < missing, np.nan, targets))
+
+
+def test_scores_are_those_of_utilsforecast():
+    """One window of each series, as that library has it."""
+    panel, levels = random_panel(), (0.1, 0.5, 0.9)
+    windows, of = SeriesWindows(panel, 5, 6), (np.array([0, 1]), np.array([34, 25]))
+    chance = np.random.default_rng(1)
+    mean = chance.normal(10, 2, (2, 6))
+    quantiles = np.sort(chance.normal(10, 2, (2, 6, 3)), axis=-1)
+    naive = [np.abs(np.diff(panel.series(n)[:c, 0])).mean() for n, c in zip(*of, strict=True)]
+    found = scores(windows, of, mean, quantiles, levels, naive_errors=np.array(naive))
+
+    ids, steps = np.repeat(["a", "b"], 6), np.concatenate([34 + np.arange(6), 25 + np.arange(6)])
+    frame = pandas.DataFrame({"unique_id": ids, "ds": steps, "y": windows.batch(*of)["target"].ravel()})
+    frame["mean"], frame["median"] = mean.ravel(), quantiles[..., 1].ravel()
+    train = pandas.DataFrame(
+        {
+            "unique_id": np.repeat(["a", "b"], of[1]),
+            "ds": np.concatenate([np.arange(34), np.arange(25)]),
+            "y": np.concatenate([panel.series(n)[:c, 0] for n, c in zip(*of, strict=True)]),
+        }
+    )
+    columns = [f"q{number}" for number in range(3)]
+    frame[columns] = quantiles.reshape(12, 3)
+    losses = utilsforecast.losses
+    pinball = losses.mqloss(frame, {"lstmx": columns}, quantiles=np.array(levels))["lstmx"].mean()
+    frame["lstmx-lo-80"], frame["lstmx-hi-80"] = frame["q0"], frame["q2"]
+    expected = {
+        "mse": losses.mse(frame, ["mean"])["mean"].mean(),
+        "mae": losses.mae(frame, ["median"])["median"].mean(),
+        "smape": 200 * losses.smape(frame, ["median"])["median"].mean(),
+        "mase": losses.mase(frame, ["median"], 1, train)["median"].mean(),
+        "crps": 2 * pinball,
+        "coverage": 100 * losses.coverage(frame, ["lstmx"], 80)["lstmx"].mean(),
+    }
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_every_series_counts_once_in_mase():
+    panel = random_panel()
+    windows, of = SeriesWindows(panel, 5, 4), (np.array([0, 0, 1]), np.array([20, 30, 25]))
+    mean = np.zeros((3, 4))
+    found = scores(windows, of, mean, None, (), naive_errors=np.array([2.0, 4.0]))
+    errors = np.abs(windows.batch(*of)["target"][..., 0].astype(float))
+    assert found["mase"] == pytest.approx((errors[:2].mean() / 2 + errors[2].mean() / 4) / 2)
+    found = scores(windows, of, mean, None, (), naive_errors=np.array([2.0, np.nan]))
+    assert found["mase"] == pytest.approx(errors[:2].mean() / 2)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+@pytest.mark.parametrize("season", [1, 3, 7])
+def test_seasonal_naive_is_the_loop(season, missing):
+    panel = random_panel(missing=missing)
+    windows = SeriesWindows(panel, 2, 9)
+    of = windows.within()
+    found = seasonal_naive(windows, of, season)
+    for row, (number, cutoff) in enumerate(zip(*of, strict=True)):
+        values = panel.series(number)[:cutoff, 0]
+        last = next((v for v in values[::-1] if not np.isnan(v)), 0.0)
+        for step in range(9):
+            at = cutoff - season + step % season
+            while at >= 0 and np.isnan(values[at]):
+                at -= season
+            assert found[row, step] == (values[at] if at >= 0 else last)
+    if season == 1:
+        np.testing.assert_array_equal(found, last_value(windows, of))
+
+
+def test_the_linear_forecast_is_ridge_regression():
+    panel = random_panel((300, 200))
+    windows = SeriesWindows(panel, 6, 3)
+    train = windows.within(0, 150, least_history=6)
+    model = LinearForecaster(windows, train, windows.within(150, 180))
+    batch = windows.batch(*train)
+    xs, ys = (batch[name][..., 0].astype(np.float64) for name in ("history", "target"))
+    centred, goal = xs - xs[:, -1:], ys - xs[:, -1:]
+    penalty = model.penalty * np.sum(centred**2) / centred.shape[1]
+    ridge = sklearn.linear_model.Ridge(alpha=penalty).fit(centred, goal)
+    of = windows.within(180)
+    fresh = windows.batch(*of)["history"][..., 0].astype(np.float64)
+    expected = ridge.predict(fresh - fresh[:, -1:]) + fresh[:, -1:]
+    np.testing.assert_allclose(model(windows, of), expected, rtol=1e-4)
+
+
+def test_the_divided_linear_forecast_knows_no_units():
+    panel = random_panel((300, 200))
+    large = Panel(panel.starts, 1000 * panel.targets)
+    found = []
+    for each in (panel, large):
+        windows = SeriesWindows(each, 6, 3)
+        known = windows.within(0, 150, least_history=6), windows.within(150, 180)
+        found.append(LinearForecaster(windows, *known, divided=True)(windows, windows.within(180)))
+    np.testing.assert_allclose(found[1], 1000 * found[0], rtol=1e-4)
+
+
+def waves(name="made up", length=240, count=3):
+    """Waves of 12 steps, of different sizes, that only their history tells apart."""
+    chance = np.random.default_rng(0)
+    steps = np.arange(length)
+    series = [10**n * (3 + np.sin(2 * np.pi * (steps + n) / 12)) for n in range(count)]
+    targets = np.concatenate([values * (1 + 0.01 * chance.normal(size=length)) for values in series])
+    ends = [np.full(count, stop) for stop in (160, 200, length)]
+    return SeriesSet(
+        name, tuple("abc"[:count]), Panel(np.arange(count + 1) * length, targets[:, None]),
+        np.full(count, np.datetime64("2020-01-01", "s")), "MS", 5, 5, 6, *ends, (), (), (),
+    )  # fmt: skip
+
+
+def configured(**options):
+    config = dataclasses.replace(forecasting.PRESETS["tiny"], **options)
+    data = dataclasses.replace(config.data, input_size=18, least_history=18, batch_size=16)
+    return dataclasses.replace(config, data=data)
+
+
+@pytest.mark.parametrize("decoder", ["direct", "recurrent"])
+def test_it_learns_waves(decoder, tmp_path):
+    """The season that the simple forecasts are told is wrong, so that they are no match."""
+    base = forecasting.PRESETS["tiny"]
+    steps = 150 if decoder == "direct" else 250
+    config = configured(
+        steps=steps,
+        head="gaussian",
+        paths=20,
+        model=dataclasses.replace(base.model, decoder=decoder, hidden_size=16, scaling="standard"),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-2, schedule="cosine"),
+        loop=dataclasses.replace(base.loop, eval_every=0, checkpoint_every=0, tensorboard=False),
+    )
+    task = Forecasting(config, waves())
+    train(
+        task, tmp_path / "run", steps=steps, seed=0, optimizer=config.optimizer, loop=config.loop, quiet=True
+    )
+    params = restore_params(tmp_path / "run", task).items["params"]
+    text, values = task.report(params, "test", tmp_path / "run")
+    assert values["mase"] < 0.5 * values["scores"]["seasonal naive"]["mase"]
+    assert values["smape"] < 0.3 * values["scores"]["seasonal naive"]["smape"]
+    assert 40 < values["coverage"] < 100
+    assert text.count("\n") == 5
+    drawn = {path.name for path in (tmp_path / "run" / "plots").iterdir()}
+    assert drawn >= {"curves.png"} | {f"{name}-test.png" for name in ("calibration", "errors", "forecasts")}
+
+
+def test_sets_that_are_standardized_are_scored_so():
+    config = configured(head="mse")
+    series = waves("etth1")
+    task = Forecasting(config, series)
+    for number in range(3):
+        values = task.windows.panel.series(number)[:160, 0]
+        assert values.mean() == pytest.approx(0, abs=1e-9)
+        assert values.std() == pytest.approx(1)
+    # Every window of the test part, one step apart; their history may lie in the part before.
+    _, cutoffs = task.windows_of["test"]
+    assert len(cutoffs) == 3 * (40 - 6 + 1)
+    assert cutoffs.min() == 200
+    params, _ = task.init(jax.random.key(0))
+    found = task.evaluate(params, "test")
+    mean, _ = task.said(params, task.windows_of["test"])
+    target = task.windows.batch(*task.windows_of["test"])["target"][..., 0]
+    assert found["mse"] == pytest.approx(np.mean((mean - target) ** 2), rel=1e-5)
+    assert task.scores(params, "test")["lstm"]["mse"] == pytest.approx(found["mse"], rel=1e-5)
+
+
+def test_data_that_have_changed_are_noticed():
+    config = configured()
+    one, other = (Forecasting(config, waves(length=length)).assets() for length in (240, 241))
+    assert json.loads(one["series.json"])["series"] == 3
+    assert one != other
+
+
+def test_levels_hold_the_interval_and_the_median():
+    assert {0.1, 0.5, 0.9} <= set(LEVELS)
