@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pandas as pd
 
 import lstmx
 
@@ -32,8 +34,8 @@ def test_its_scripts_and_options_exist():
     assert "preset shakespeare" in README
 
 
-def test_its_code_runs():
-    model, functional = blocks("python")
+def test_its_code_runs(tmp_path, monkeypatch):
+    model, functional, forecasting = blocks("python")
     names = {"lstmx": lstmx, "jax": jax}
     exec(model, names)
     tagger = names["Tagger"](names["nnx"].Rngs(0))
@@ -42,3 +44,12 @@ def test_its_code_runs():
     exec(functional, names)
     assert names["ys"].shape == (7, 2, 128)
     assert names["y"].shape == (2, 128)
+    df = pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=99), "y": np.arange(99.0)})
+    monkeypatch.chdir(tmp_path)
+    names["df"] = df
+    exec(forecasting, names)
+    assert names["forecasts"].columns.tolist()[2:] == ["lstmx", "lstmx-lo-80", "lstmx-hi-80"]
+    assert len(names["forecasts"]) == 14
+    assert len(names["tested"]) == 28
+    loaded = names["LSTMForecaster"].load("forecaster")
+    pd.testing.assert_frame_equal(loaded.predict(df), names["forecaster"].predict())

@@ -302,7 +302,7 @@ class LSTMForecaster:
         names, ids = described["names"], tuple(described["ids"])
         sizes = {kind: len(values) for kind, values in mean.items()}
         shapes = nnx.to_pure_dict(
-            nnx.state(nnx.eval_shape(lambda: self._model(sizes, len(ids), nnx.Rngs(0))))
+            nnx.state(nnx.eval_shape(lambda: self._model(sizes, len(ids), nnx.Rngs(params=0))))
         )
         with np.load(folder / "weights.npz") as weights:
             found = {name: weights[name] for name in weights.files}

@@ -50,7 +50,7 @@ def ahead(df, h):
 
 @pytest.fixture(scope="module")
 def fitted():
-    options = {"futr_exog_list": ["price"], "stat_exog_list": ["shop", "size"], **SMALL}
+    options = {**SMALL, "futr_exog_list": ["price"], "stat_exog_list": ["shop", "size"], "dropout_rate": 0.1}
     return LSTMForecaster(h=5, **options).fit(frame(), STATIC)
 
 
