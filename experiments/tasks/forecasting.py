@@ -17,7 +17,7 @@ from flax import nnx
 from experiments.datasets.series_sets import SeriesSet
 from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
 from experiments.tasks.forecast_pictures import draw_calibration, draw_errors, draw_windows
-from experiments.tasks.forecast_scores import scores, targets_of
+from experiments.tasks.forecast_scores import scores, skill, targets_of
 from experiments.tasks.pictures import draw_curves
 from lstmx.cells import base
 from lstmx.data import Panel, SeriesWindows
@@ -25,7 +25,8 @@ from lstmx.forecasting import LEVELS, ForecastTask, Scales
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 
 Windows = tuple[np.ndarray, np.ndarray]
-# Sets that are standardized and scored so, by convention.
+# Sets of logarithms of prices, and sets that are standardized and scored so by convention.
+LOG_PRICES = ("sp500", "vega-stocks")
 STANDARDIZED = ("etth1", "etth2", "ettm1", "ettm2", "weather")
 
 
@@ -146,7 +147,25 @@ class Forecasting(ForecastTask):
             cells = (f"{each[name]:>12.4f}" if name in each else f"{'-':>12}" for name in names)
             lines.append(f"  {method:<16}" + "".join(cells))
         values = {"scores": found, **found[self.config.model.cell]}
+        if self.set.name in LOG_PRICES:
+            values["skill"] = self._skill(params, split)
+            of_all, low, high = (100 * value for value in values["skill"])
+            lines.append(
+                f"returns: squared errors are {of_all:.1f} % below those of the random walk, "
+                f"95 % interval {low:.1f} to {high:.1f}: " + ("no skill" if low <= 0 else "skill")
+            )
         return "\n".join(lines), values
+
+    def _skill(self, params, split: str) -> tuple[float, float, float]:
+        """Of forecasts of logarithms of prices, which a random walk takes to stay: those of returns."""
+        of = self.windows_of[split]
+        y, exists = targets_of(self.windows, of)
+        ours, naive = (
+            np.sum((y - mean) ** 2, axis=1, where=exists)
+            for mean in (self.said(params, of)[0], last_value(self.windows, of))
+        )
+        # All series end on the same day.
+        return skill(ours, naive, self.set.test_stop[of[0]] - of[1])
 
     def draw(self, params, folder: Path, split: str = "validation") -> list[Path]:
         """Draws curves, forecasts, errors by horizon and calibration, where matplotlib is installed."""

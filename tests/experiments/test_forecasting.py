@@ -14,7 +14,7 @@ import utilsforecast.losses
 from experiments import forecasting
 from experiments.datasets.series_sets import SeriesSet
 from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
-from experiments.tasks.forecast_scores import scores
+from experiments.tasks.forecast_scores import scores, skill
 from experiments.tasks.forecasting import Forecasting
 from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import LEVELS
@@ -81,6 +81,19 @@ def test_every_series_counts_once_in_mase():
     assert found["mase"] == pytest.approx((errors[:2].mean() / 2 + errors[2].mean() / 4) / 2)
     found = scores(windows, of, mean, None, (), naive_errors=np.array([2.0, np.nan]))
     assert found["mase"] == pytest.approx(errors[:2].mean() / 2)
+
+
+def test_skill_is_uncertain_as_far_as_groups_are_few():
+    chance = np.random.default_rng(0)
+    naive, ours = chance.random((2, 40))
+    found, low, high = skill(ours, naive, np.arange(40))
+    assert found == pytest.approx(1 - ours.sum() / naive.sum())
+    draws = chance.integers(40, size=(4000, 40))
+    several = 1 - ours[draws].sum(axis=1) / naive[draws].sum(axis=1)
+    assert (low, high) == pytest.approx(np.quantile(several, (0.025, 0.975)), abs=0.02)
+    # Copies of the same errors make nothing more certain.
+    twice = (np.repeat(each, 2) for each in (ours, naive, np.arange(40)))
+    assert skill(*twice) == pytest.approx((found, low, high))
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
