@@ -353,7 +353,8 @@ class LSTMForecaster:
                 loop=loop,
                 quiet=self.quiet,
             )
-            params = jax.device_get(restore_params(folder, task).items["params"])
+            which = "best" if val_size else "latest"
+            params = jax.device_get(restore_params(folder, task, which).items["params"])
         kept = {**names, "categories": {k: list(v) for k, v in series.categories.items()}}
         self._fitted, self._series = _Fitted(params, scales, series.freq, kept, series.ids), series
 

@@ -141,14 +141,17 @@ class Quantiles:
         return len(self.levels)
 
     def distribution(self, raw, loc=0.0, scale=1.0):
-        (median, *raw), loc, scale = _split(self, raw, loc, scale)
-        middle, normal = self.levels.index(0.5), [_normal_quantile(level) for level in self.levels]
-        quantiles = {middle: median}
-        for k, x in zip([*range(middle + 1, len(normal)), *reversed(range(middle))], raw, strict=True):
-            inner = k - 1 if k > middle else k + 1
-            quantiles[k] = quantiles[inner] + (normal[k] - normal[inner]) / math.log(2) * jax.nn.softplus(x)
-        # Sorted they are but for rounding: a compiler may compute each from its own copy of the sums.
-        return jnp.sort(jnp.stack([loc + scale * quantiles[k] for k in sorted(quantiles)], axis=-1))
+        values, loc, scale = _split(self, raw, loc, scale)
+        raw, middle = jnp.stack(values, axis=-1), self.levels.index(0.5)
+        distances = np.diff([_normal_quantile(level) for level in self.levels]) / math.log(2)
+        above = jnp.cumsum(distances[middle:] * jax.nn.softplus(raw[..., 1 : len(self.levels) - middle]), -1)
+        below = jnp.cumsum(
+            distances[:middle][::-1] * jax.nn.softplus(raw[..., len(self.levels) - middle :]), -1
+        )
+        quantiles = jnp.concatenate([-below[..., ::-1], jnp.zeros_like(raw[..., :1]), above], axis=-1)
+        quantiles = loc[..., None] + scale[..., None] * (raw[..., :1] + quantiles)
+        # They rise but for rounding: sums are computed in parts, and a compiler may have several copies.
+        return jax.lax.cummax(jax.lax.optimization_barrier(quantiles), axis=quantiles.ndim - 1)
 
     def loss(self, distribution, target):
         error = jnp.asarray(target, distribution.dtype)[..., None] - distribution

@@ -189,7 +189,8 @@ class DirectForecaster(nnx.Module):
             raw = self.output(nnx.gelu(steps + self.ahead(future[:, self.input_size :])))
         raw = raw.reshape(len(read), self.horizon, self.targets, self.head.num_parameters).astype(jnp.float32)
         if self.linear is not None:
-            raw = raw.at[..., 0].add(self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2))
+            level = self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2)[..., None]
+            raw = jnp.concatenate([raw[..., :1] + level, raw[..., 1:]], axis=-1)
         return raw, loc, scale
 
     @property
