@@ -223,7 +223,7 @@ def test_what_does_not_exist_has_no_influence(kind, scaling):
 HEADS = [Point("mae"), Quantiles((0.1, 0.5, 0.9)), StudentT(), NegativeBinomial()]
 
 
-@pytest.mark.parametrize(("cell", "head"), zip(CELLS, HEADS, strict=True))
+@pytest.mark.parametrize(("cell", "head"), list(zip(CELLS, HEADS, strict=True)))
 def test_cells_and_heads(cell, head):
     model = make(DirectForecaster, cell=cell, head=head, num_layers=2, dropout_rate=0.3)
     graph, params = nnx.split(model)
