@@ -11,7 +11,7 @@ scored in those units, over all windows of the test part.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -126,6 +126,8 @@ class Config:
     loop: LoopConfig = LoopConfig(eval_every=250, checkpoint_every=250, log_every=50)
 
 
+DEFAULT = Config()
+
 PRESETS = {
     "tiny": Config(
         steps=20,
@@ -133,6 +135,21 @@ PRESETS = {
         model=ModelConfig(hidden_size=4, dropout_rate=0.0),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         loop=LoopConfig(eval_every=10, checkpoint_every=10, log_every=5),
+    ),
+    "weather": Config(
+        steps=3000,
+        head="mse",
+        data=DataConfig(name="weather", input_size=336, least_history=336, batch_size=336),
+        model=ModelConfig(hidden_size=128, patch_size=12, linear=True, know_series=True, dropout_rate=0.2),
+        optimizer=replace(DEFAULT.optimizer, learning_rate=1e-3, average_horizon=500),
+        loop=LoopConfig(eval_every=1000, checkpoint_every=500, log_every=50),
+    ),
+    "m4-hourly": Config(
+        steps=6000,
+        data=DataConfig(name="m4-hourly", input_size=168, least_history=168, batch_size=256),
+        model=ModelConfig(hidden_size=128, patch_size=24, readout="all", linear=True),
+        optimizer=replace(DEFAULT.optimizer, average_horizon=500),
+        loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
     ),
 }
 
