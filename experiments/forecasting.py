@@ -136,6 +136,16 @@ PRESETS = {
         optimizer=OptimizerConfig(learning_rate=1e-2),
         loop=LoopConfig(eval_every=10, checkpoint_every=10, log_every=5),
     ),
+    "ettm1": Config(
+        steps=4800,
+        head="mse",
+        data=DataConfig(name="ettm1", input_size=336, least_history=336, batch_size=224),
+        model=ModelConfig(
+            hidden_size=64, patch_size=12, readout="all", scaling="last", linear=True, dropout_rate=0.5
+        ),
+        optimizer=replace(DEFAULT.optimizer, learning_rate=5e-4, average_horizon=300),
+        loop=LoopConfig(eval_every=400, checkpoint_every=400, log_every=50),
+    ),
     "weather": Config(
         steps=3000,
         head="mse",
