@@ -211,7 +211,7 @@ def test_sets_that_are_standardized_are_scored_so():
 def test_data_that_have_changed_are_noticed():
     config = configured()
     one, other = (Forecasting(config, waves(length=length)).assets() for length in (240, 241))
-    assert json.loads(one["series.json"])["series"] == 3
+    assert json.loads(one["series.json"])["shape"]["series"] == 3
     assert one != other
 
 
