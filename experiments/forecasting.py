@@ -6,6 +6,9 @@
 The folder holds the files as they are published (ETTh1.csv, weather.csv, Hourly-train.csv, ...), compressed
 (.gz, .xz) or not.
 
+Measured on 2 CPU cores in less than 4 minutes each (README.md beside this file): mean squared errors 0.287 on
+ETTm1, 0.370 on ETTh1 and 0.150 on Weather, 96 steps ahead; sMAPE 10.2 and MASE 0.80 on M4 Hourly.
+
 Sets that are standardized by convention (ETT, Weather), by the mean and deviation of the training part, are
 scored in those units, over all windows of the test part.
 """
@@ -128,6 +131,18 @@ class Config:
 
 DEFAULT = Config()
 
+# Of the sets that are standardized by convention: errors in their units, so that windows keep their sizes.
+ETTM1 = Config(
+    steps=4800,
+    head="mse",
+    data=DataConfig(name="ettm1", input_size=336, least_history=336, batch_size=224),
+    model=ModelConfig(
+        hidden_size=64, patch_size=12, readout="all", scaling="last", linear=True, dropout_rate=0.5
+    ),
+    optimizer=replace(DEFAULT.optimizer, learning_rate=5e-4, average_horizon=300),
+    loop=LoopConfig(eval_every=400, checkpoint_every=400, log_every=50),
+)
+
 PRESETS = {
     "tiny": Config(
         steps=20,
@@ -136,15 +151,12 @@ PRESETS = {
         optimizer=OptimizerConfig(learning_rate=1e-2),
         loop=LoopConfig(eval_every=10, checkpoint_every=10, log_every=5),
     ),
-    "ettm1": Config(
-        steps=4800,
-        head="mse",
-        data=DataConfig(name="ettm1", input_size=336, least_history=336, batch_size=224),
-        model=ModelConfig(
-            hidden_size=64, patch_size=12, readout="all", scaling="last", linear=True, dropout_rate=0.5
-        ),
-        optimizer=replace(DEFAULT.optimizer, learning_rate=5e-4, average_horizon=300),
-        loop=LoopConfig(eval_every=400, checkpoint_every=400, log_every=50),
+    "ettm1": ETTM1,
+    "etth1": replace(
+        ETTM1,
+        steps=6000,
+        data=replace(ETTM1.data, name="etth1", batch_size=112),
+        loop=replace(ETTM1.loop, eval_every=500, checkpoint_every=500),
     ),
     "weather": Config(
         steps=3000,
@@ -153,6 +165,13 @@ PRESETS = {
         model=ModelConfig(hidden_size=128, patch_size=12, linear=True, know_series=True, dropout_rate=0.2),
         optimizer=replace(DEFAULT.optimizer, learning_rate=1e-3, average_horizon=500),
         loop=LoopConfig(eval_every=1000, checkpoint_every=500, log_every=50),
+    ),
+    "electricity": Config(
+        steps=4000,
+        data=DataConfig(name="electricity", input_size=336, least_history=336, batch_size=128),
+        model=ModelConfig(hidden_size=128, patch_size=24, linear=True, dropout_rate=0.2),
+        optimizer=replace(DEFAULT.optimizer, learning_rate=1e-3, average_horizon=500),
+        loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
     ),
     "m4-hourly": Config(
         steps=6000,
