@@ -27,3 +27,15 @@ def double():
     """Double precision for the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules whose programs run once or twice: flax and optax must have been imported before."""
+    import flax.nnx  # noqa: F401
+    import optax  # noqa: F401
+    import quick
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick.jit)
+        yield

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pandas
 import pytest
-import quick
 import sklearn.linear_model
 import utilsforecast.losses
 
@@ -20,13 +19,7 @@ from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import LEVELS
 from lstmx.training import restore_params, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """What is compiled here runs once or twice."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", quick.jit)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def random_panel(lengths=(40, 31), missing=0.0):

@@ -1,26 +1,25 @@
 """Translation: what is counted, what is searched, and that it learns; the scripts on a run of its own."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import quick
+from commands import ROOT, load
 
 import experiments
 from experiments import translation
 from experiments.tasks.translation import read_vocabularies
 from lstmx.training import CheckpointError, cli, restore_params
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "sechs": "six"}
 
 
@@ -38,14 +37,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rhymes")
     write_pairs(folder, {"train": 120, "val": 10, "test": 10})
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """What is compiled here runs once or twice."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", quick.jit)
-        yield
 
 
 def options(folder):
@@ -211,10 +202,7 @@ def test_no_split_and_nothing_to_translate(trained):
 @pytest.fixture(scope="module")
 def translate():
     """The function of scripts/translate.py."""
-    spec = importlib.util.spec_from_file_location("translate_script", ROOT / "scripts" / "translate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.translate
+    return load("translate")
 
 
 def test_a_run_prints_its_plan_and_samples(run):

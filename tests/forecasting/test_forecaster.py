@@ -6,20 +6,13 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-import quick
 
 from lstmx.data import SeriesWindows
 from lstmx.forecasting import LSTMForecaster, read_frame
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = {"input_size": 12, "encoder_hidden_size": 6, "max_steps": 8, "batch_size": 16, "dropout_rate": 0.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """What is compiled here runs once or twice."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", quick.jit)
-        yield
 
 
 def frame(lengths=(60, 45), seed=0):

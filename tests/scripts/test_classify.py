@@ -1,7 +1,6 @@
 """A classifier from its data to its verdicts, by the commands that a person would use."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import shutil
@@ -10,19 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import ROOT, load
 
 import experiments
 from lstmx.training import cli
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(name):
-    """The function of a script: it is called here, for starting Python and JAX takes seconds."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 @pytest.fixture(scope="module")

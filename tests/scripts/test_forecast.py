@@ -1,27 +1,16 @@
 """A forecaster from a table to forecasts, by the commands that a person would use."""
 
 import contextlib
-import importlib.util
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import load
 
 import experiments
 from lstmx.training import cli
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(name):
-    """The function of a script: it is called here, for starting Python and JAX takes seconds."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def sales(length=120):
