@@ -84,7 +84,7 @@ class ModelConfig:
         readout: whether forecasts are read off the last output or off all of them.
         scaling: how a window is normalized.
         affine: whether the normalization has learnt parameters.
-        linear: whether a linear map of the history is added to the forecast.
+        linear: whether a linear map of the history is added to the forecast; not to be had with counts.
         know_series: whether each series has features of its own, which are learnt.
         dropout_rate: of inputs, between layers and of outputs.
     """
@@ -98,9 +98,9 @@ class ModelConfig:
     readout: Literal["last", "all"] = "last"
     scaling: Literal["none", "last", "standard", "last_standard", "robust", "mean"] = "standard"
     affine: bool = False
-    linear: bool = False
+    linear: bool = True
     know_series: bool = False
-    dropout_rate: float = 0.5
+    dropout_rate: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Config:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=1e-3, schedule="cosine", warmup_steps=50, weight_decay=0.1, average_horizon=100
+        learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.1, average_horizon=100
     )
     loop: LoopConfig = LoopConfig(eval_every=50, checkpoint_every=250, log_every=50)
 
