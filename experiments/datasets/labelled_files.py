@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from experiments.datasets.compressed import find_file
 from experiments.datasets.text_corpus import SPLITS, read_text
 
 Source = Literal["sst2", "imdb", "file"]
 Examples = dict[str, list["Example"]]
 
-_COMPRESSIONS = ("", ".gz", ".xz")
 _FORMATS = (".csv", ".tsv", ".jsonl")
 _NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _POLARITY = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"}
@@ -74,9 +74,9 @@ def find_files(
     for folder in folders:
         if source == "sst2":
             stems = {"train": "train", "validation": "dev", "test": "test"}
-            splits = {split: _find(folder, f"stsa.binary.{stem}") for split, stem in stems.items()}
+            splits = {split: find_file(folder, f"stsa.binary.{stem}") for split, stem in stems.items()}
             if all(splits.values()):
-                found = _phrases(phrases) or _find(folder, "train.tsv")
+                found = _phrases(phrases) or find_file(folder, "train.tsv")
                 return Files(splits, found, ("sentence", "label"))
         elif source == "imdb" and (folder / "train" / "pos").is_dir():
             return Files({split: folder / split for split in ("train", "test")})
@@ -104,15 +104,11 @@ def _wanted(source: Source, folders: list[pathlib.Path]) -> str:
     )
 
 
-def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    return next((folder / (name + s) for s in _COMPRESSIONS if (folder / (name + s)).is_file()), None)
-
-
 def _table_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The CSV, TSV or JSONL file of each split, if there is one for training."""
     found = {}
     for split, names in _NAMES.items():
-        files = (_find(folder, name + suffix) for name in names for suffix in _FORMATS)
+        files = (find_file(folder, name + suffix) for name in names for suffix in _FORMATS)
         if file := next((file for file in files if file), None):
             found[split] = file
     return found if "train" in found else {}
@@ -122,7 +118,7 @@ def _phrases(path: str | os.PathLike | None) -> pathlib.Path | None:
     if path is None:
         return None
     path = pathlib.Path(path).expanduser()
-    found = path if path.is_file() else _find(path, "train.tsv")
+    found = path if path.is_file() else find_file(path, "train.tsv")
     if found is None:
         raise FileNotFoundError(f"no phrases in {path}: neither a file nor a folder with train.tsv")
     return found

@@ -12,23 +12,21 @@ there are such `val` (or valid, dev, validation), `test` and other test sets und
 """
 
 import dataclasses
-import gzip
 import hashlib
 import itertools
 import json
-import lzma
 import os
 import pathlib
 import re
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from experiments.datasets.compressed import is_compressed, read_content
 from experiments.datasets.preparing import SPLITS, DamagedError, load_prepared
 from lstmx.data import text_of
 
@@ -38,7 +36,6 @@ Pairs = list[tuple[str, str]]
 
 MULTI30K_URL = "https://github.com/multi30k/dataset/tree/master/data/task1/raw"
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 # File names of the splits, the preferred ones first.
 _NAMES = {
     "train": ("train",),
@@ -199,7 +196,7 @@ def _folder(source: str, path: pathlib.Path | None, root: pathlib.Path) -> pathl
 def _read_folder(folder: pathlib.Path, source_language: str, target_language: str) -> dict[str, Pairs]:
     files: dict[str, dict[str, pathlib.Path]] = {}
     for file in sorted(folder.iterdir()):
-        stem = file.with_suffix("") if file.suffix in _OPENERS else file
+        stem = file.with_suffix("") if is_compressed(file) else file
         name, _, language = stem.name.rpartition(".")
         if name and file.is_file():
             files.setdefault(name, {}).setdefault(language, file)
@@ -228,11 +225,7 @@ def _read_folder(folder: pathlib.Path, source_language: str, target_language: st
 def _read_lines(path: pathlib.Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; pass a file with one sentence a line")
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            content = file.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is not a whole {path.suffix} file: {error}") from error
+    content = read_content(path)
     # At line feeds alone: Unicode has further line ends, at which a text may be broken within a sentence.
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     return [_sentence(path, number, line) for number, line in enumerate(lines, start=1)]

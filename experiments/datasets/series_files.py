@@ -5,17 +5,15 @@ Files may be compressed (.gz, .xz). `series_sets.py` makes series of them.
 
 import csv
 import dataclasses
-import gzip
 import io
-import lzma
 import pathlib
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-_OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+from experiments.datasets.compressed import find_file
+
 _MISSING = ("", "na", "nan")
 _FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 
@@ -31,7 +29,7 @@ def find_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> dict[st
       The path of each name; empty if no folder has them all.
     """
     for folder in folders:
-        files = {name: _find(folder, name) for name in names}
+        files = {name: find_file(folder, name) for name in names}
         if all(files.values()):
             return files
     return {}
@@ -40,27 +38,10 @@ def find_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> dict[st
 def missing_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> str:
     """Says which files are looked for, where, and what is there of them."""
     places = " or ".join(f"{folder}" for folder in folders)
-    there = [name for name in names if any(_find(folder, name) for folder in folders)]
+    there = [name for name in names if any(find_file(folder, name) for folder in folders)]
     lacking = [name for name in names if name not in there]
     found = f"; {', '.join(there)} is there, {', '.join(lacking)} is missing" if there and lacking else ""
     return f"looked for {', '.join(names)} (as they are or as .gz or .xz) in {places}{found}"
-
-
-def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    return next((folder / (name + s) for s in _OPENERS if (folder / (name + s)).is_file()), None)
-
-
-def read_content(path: pathlib.Path) -> bytes:
-    """The content of a file, decompressed by its ending.
-
-    Raises:
-      ValueError: if the file is not a whole archive.
-    """
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            return file.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is not a whole {path.suffix} file: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,8 +28,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from experiments.datasets.compressed import read_content
 from experiments.datasets.preparing import DamagedError, load_prepared
-from experiments.datasets.series_files import find_files, missing_files, read_content, read_table
+from experiments.datasets.series_files import find_files, missing_files, read_table
 from experiments.datasets.series_readers import SETS, Found
 from lstmx.data import text_of
 from lstmx.data.series import Panel

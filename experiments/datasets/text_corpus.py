@@ -12,19 +12,17 @@ Three sources, none of which needs TensorFlow:
 
 import dataclasses
 import fractions
-import gzip
 import hashlib
 import itertools
-import lzma
 import math
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import tensorflow_datasets as tfds
 
+from experiments.datasets.compressed import read_content
 from experiments.datasets.preparing import SPLITS, DamagedError, load_prepared
 from lstmx.data import require_host, text_of
 
@@ -253,12 +251,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def _read_file(path: pathlib.Path) -> str:
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    try:
-        with opener(path, "rb") as file:
-            content = file.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is not a whole {path.suffix} file: {error}") from error
+    content = read_content(path)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ from typing import Literal
 
 import tensorflow_datasets as tfds
 
+from experiments.datasets.compressed import find_file
 from experiments.datasets.preparing import SPLITS, DamagedError
 from experiments.datasets.text_corpus import (
     load_text,
@@ -38,7 +39,6 @@ _NAMES = {
     "file": "{}.txt",
 }
 _UPSTREAM_SPLITS = dict(zip(SPLITS, ("train", "valid", "test"), strict=True))
-_SUFFIXES = ("", ".gz", ".xz")
 # Words of each split, line ends counted, as published (Mikolov et al. 2010; Merity et al. 2017).
 _SIZES = {
     "ptb": {"train": 929_589, "validation": 73_760, "test": 82_430},
@@ -181,7 +181,7 @@ def _named_corpus(source: str, path: pathlib.Path | None, data_dir) -> WordCorpu
     manual = root / "downloads" / "manual"
     folders = [path] if path is not None else [manual, manual / source]
     for folder in folders:
-        if _find(folder, _NAMES[source].format("train")):
+        if find_file(folder, _NAMES[source].format("train")):
             return _corpus(source, _files(folder, _NAMES[source]))
     wanted = ", ".join(_NAMES[source].format(split) for split in _UPSTREAM_SPLITS.values())
     if source == "wikitext2" and path is None:
@@ -194,16 +194,12 @@ def _named_corpus(source: str, path: pathlib.Path | None, data_dir) -> WordCorpu
 
 def _comes_split(path: pathlib.Path) -> str | None:
     """How the files of a folder are named, if there is one for training."""
-    found = (name for name in _NAMES.values() if path.is_dir() and _find(path, name.format("train")))
+    found = (name for name in _NAMES.values() if path.is_dir() and find_file(path, name.format("train")))
     return next(found, None)
 
 
-def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    return next((folder / (name + s) for s in _SUFFIXES if (folder / (name + s)).is_file()), None)
-
-
 def _files(folder: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
-    files = {split: _find(folder, name.format(part)) for split, part in _UPSTREAM_SPLITS.items()}
+    files = {split: find_file(folder, name.format(part)) for split, part in _UPSTREAM_SPLITS.items()}
     missing = [name.format(_UPSTREAM_SPLITS[split]) for split, file in files.items() if file is None]
     if missing:
         raise FileNotFoundError(
