@@ -60,6 +60,7 @@ class Spec(NamedTuple):
       read: makes the series of its tables, in the order of `files`.
       mase_season: steps back of the naive forecast of MASE, if they are not the season.
       package: that has the files, if they come with one.
+      standardized, log_prices: as of `SeriesSet`.
     """
 
     files: tuple[str, ...]
@@ -70,6 +71,8 @@ class Spec(NamedTuple):
     read: Callable[[Sequence[Table]], Found]
     mase_season: int | None = None
     package: str | None = None
+    standardized: bool = False
+    log_prices: bool = False
 
 
 def _from_end(steps: int, validation: int, test: int) -> tuple[int, int, int]:
@@ -296,10 +299,11 @@ SETS = {
             24 * per_hour,
             96,
             functools.partial(_transformers, per_hour=per_hour),
+            standardized=True,
         )
         for name, per_hour in {"ETTh1": 1, "ETTh2": 1, "ETTm1": 4, "ETTm2": 4}.items()
     },
-    "weather": Spec(("weather.csv",), "weather", "10min", 144, 96, _jena),
+    "weather": Spec(("weather.csv",), "weather", "10min", 144, 96, _jena, standardized=True),
     "m4-hourly": Spec(
         ("Hourly-train.csv", "Hourly-test.csv"), "m4", "h", 24, 48, functools.partial(_m4, horizon=48)
     ),
@@ -309,7 +313,11 @@ SETS = {
     "retail": Spec(("aus_retail.csv",), "aus_retail", "MS", 12, 24, _retail),
     "electricity": Spec(("vic_electricity.csv",), "vic_electricity", "30min", 48, 48, _electricity),
     "bike": Spec(("bike_sharing_hour.csv",), "bike_sharing", "h", 24, 24, _bicycles),
-    "sp500": Spec(("sp500-2000.csv", *(f"{name}.csv" for name in _GAFA)), "sp500", "B", 1, 20, _prices),
+    "sp500": Spec(
+        ("sp500-2000.csv", *(f"{name}.csv" for name in _GAFA)), "sp500", "B", 1, 20, _prices, log_prices=True
+    ),
     "vega-weather": Spec(("seattle-weather.csv",), "vega", "D", 365, 14, _seattle, package="vega_datasets"),
-    "vega-stocks": Spec(("stocks.csv",), "vega", "MS", 1, 6, _shares, package="vega_datasets"),
+    "vega-stocks": Spec(
+        ("stocks.csv",), "vega", "MS", 1, 6, _shares, package="vega_datasets", log_prices=True
+    ),
 }

@@ -56,6 +56,9 @@ class SeriesSet(NamedTuple):
       horizon: steps that are usually forecast.
       train_stop, validation_stop, test_stop: int64 [N], steps of each series.
       historic_names, future_names, static_names: of the columns of the panel.
+      standardized: whether it is scored, by convention, in units of each series' mean and deviation over the
+        training part.
+      log_prices: whether the values are logarithms of prices.
     """
 
     name: str
@@ -72,6 +75,8 @@ class SeriesSet(NamedTuple):
     historic_names: tuple[str, ...]
     future_names: tuple[str, ...]
     static_names: tuple[str, ...]
+    standardized: bool = False
+    log_prices: bool = False
 
 
 def load_series(
@@ -264,4 +269,6 @@ def _series_set(name: str, records: Sequence) -> SeriesSet:
         historic_names=historic,
         future_names=future,
         static_names=static,
+        standardized=chosen.standardized,
+        log_prices=chosen.log_prices,
     )

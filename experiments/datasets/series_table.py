@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from experiments.datasets.series_sets import SeriesSet
-from lstmx.forecasting import FramePanel, read_frame
+from lstmx.forecasting import FramePanel, read_frame, require_pandas
 
 # The column of ids of a table of one series, which has none.
 _ID = "unique_id"
-# Steps of the main season by the first letters of a pandas alias, the longest that fits.
-_SEASONS = {"s": 60, "min": 60, "h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}
+# Steps of the main season by the first letters of a pandas alias, the longest that fits: of the day for what
+# is shorter than a day, of the week for days, of the year for what is longer.
+_SEASONS = {"s": 86_400, "min": 1440, "h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}
 
 
 def read_table(
@@ -43,8 +44,6 @@ def read_table(
       ImportError: if pandas is not installed.
       ValueError: if it is no table, or is not as it should be; series, row and column are named.
     """
-    from lstmx.forecasting.frequencies import require_pandas
-
     pandas, path = require_pandas(), pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -127,7 +126,7 @@ def columns_of(data: Any) -> Mapping[str, Any]:
 
 
 def _season(frequency: str | int) -> int:
-    """A step of several has a season that is as much shorter.
+    """The season of a frequency; a step of several units has one that is as much shorter.
 
     Example:
       >>> [_season(frequency) for frequency in ("h", "15min", "W-SUN", "MS", "QS-JAN", "YS-JAN", 3)]
@@ -137,7 +136,5 @@ def _season(frequency: str | int) -> int:
         return 1
     letters = frequency.lstrip("0123456789")
     count = int(frequency[: len(frequency) - len(letters)] or 1)
-    if letters == "min" and count > 1:
-        return max(1440 // count, 1)
     fits = [name for name in _SEASONS if letters.split("-")[0].startswith(name)]
     return max(_SEASONS[max(fits, key=len)] // count, 1) if fits else 1

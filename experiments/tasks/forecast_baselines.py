@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lstmx.data import SeriesWindows, in_parts
+from lstmx.data import SeriesWindows, Windows
 
-Windows = tuple[np.ndarray, np.ndarray]
 _PART = 4096
 # Of the mean square of what the linear map reads.
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -112,10 +111,8 @@ class LinearForecaster:
 
 def _pairs(windows: SeriesWindows, of: Windows, divided: bool) -> Iterator[tuple[np.ndarray, ...]]:
     """Inputs with a constant [M, L + 1], targets with NaN where missing [M, H], levels and spreads [M, 1]."""
-    size = min(_PART, max(len(of[0]), 1))
-    for start, part in enumerate(in_parts(*map(np.asarray, of), size)):
-        count = min(size, len(of[0]) - start * size)
-        batch = {name: leaf[:count] for name, leaf in windows.batch(*part).items()}
+    for count, batch in windows.parts(of, _PART):
+        batch = {name: leaf[:count] for name, leaf in batch.items()}
         history, exists = batch["history"][..., 0].astype(np.float64), batch["history_exists"][..., 0]
         at = np.where(exists, np.arange(1, history.shape[1] + 1), 0).argmax(axis=1)
         level = history[np.arange(count), at][:, None]

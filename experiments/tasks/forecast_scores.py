@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lstmx.data import SeriesWindows
+from lstmx.data import SeriesWindows, Windows
 
 # The bounds of the interval whose coverage is told.
 _INTERVAL = (0.1, 0.9)
@@ -16,7 +16,7 @@ _INTERVAL = (0.1, 0.9)
 
 def scores(
     windows: SeriesWindows,
-    of: tuple[np.ndarray, np.ndarray],
+    of: Windows,
     mean: np.ndarray,
     quantiles: np.ndarray | None,
     levels: Sequence[float],
@@ -105,7 +105,7 @@ def skill(
     return 1 - sums[0].sum() / sums[1].sum(), low, high
 
 
-def targets_of(windows: SeriesWindows, of: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def targets_of(windows: SeriesWindows, of: Windows) -> tuple[np.ndarray, np.ndarray]:
     """What came, float64 [M, H], and what of it is known, of windows of series with one target."""
     batch = dataclasses.replace(windows, input_size=1).batch(*of)
     return batch["target"][..., 0].astype(np.float64), batch["target_exists"][..., 0]

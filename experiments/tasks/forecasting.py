@@ -20,14 +20,42 @@ from experiments.tasks.forecast_pictures import draw_calibration, draw_errors, d
 from experiments.tasks.forecast_scores import scores, skill, targets_of
 from experiments.tasks.pictures import draw_curves
 from lstmx.cells import base
-from lstmx.data import Panel, SeriesWindows
+from lstmx.data import Panel, SeriesWindows, Windows
 from lstmx.forecasting import LEVELS, ForecastTask, Scales
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 
-Windows = tuple[np.ndarray, np.ndarray]
-# Sets of logarithms of prices, and sets that are standardized and scored so by convention.
-LOG_PRICES = ("sp500", "vega-stocks")
-STANDARDIZED = ("etth1", "etth2", "ettm1", "ettm2", "weather")
+
+class Told(NamedTuple):
+    """Forecasts of some windows by the model and by simple methods.
+
+    Attributes:
+      of: the windows.
+      means: [M, H] by the names of the methods, the model's first.
+      quantiles: of the model, [M, H, Q] for `lstmx.forecasting.LEVELS`; None where it forecasts points.
+    """
+
+    of: Windows
+    means: dict[str, np.ndarray]
+    quantiles: np.ndarray | None
+
+
+class Units(NamedTuple):
+    """Mean and deviation of each series over its training part, float64 [N]."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, series: SeriesSet) -> "Units":
+        """Those of a set; a series that does not vary has a deviation of 1."""
+        parts = [series.panel.series(number)[:stop] for number, stop in enumerate(series.train_stop)]
+        deviation = np.array([np.nanstd(part) for part in parts])
+        return cls(np.array([np.nanmean(part) for part in parts]), np.where(deviation > 0, deviation, 1))
+
+    def standardized(self, panel: Panel) -> Panel:
+        """The panel with its targets in these units."""
+        mean, deviation = (np.repeat(values, panel.lengths)[:, None] for values in self)
+        return dataclasses.replace(panel, targets=(panel.targets - mean) / deviation)
 
 
 class Shape(NamedTuple):
@@ -81,8 +109,8 @@ class Forecasting(ForecastTask):
     def __init__(self, config, series: SeriesSet):
         self.config, self.set = config, series
         data = config.data
-        self.standardized = series.name in STANDARDIZED
-        panel = standardized(series) if self.standardized else series.panel
+        self.units = Units.of(series) if series.standardized else None
+        panel = series.panel if self.units is None else self.units.standardized(series.panel)
         self.scales = Scales.of(panel, series.train_stop)
         panel = self.scales.applied(panel)
         missing = bool(np.isnan(panel.targets).any()) or data.least_history < data.input_size
@@ -90,39 +118,43 @@ class Forecasting(ForecastTask):
         horizon, windows = self.shape.horizon, SeriesWindows(panel, data.input_size, self.shape.horizon)
         super().__init__(
             windows,
-            splits_of(series, windows, data.least_history, every=1 if self.standardized else horizon),
+            splits_of(series, windows, data.least_history, every=1 if series.standardized else horizon),
             lambda rngs: make_model(config, self.shape, rngs),
             batch_size=data.batch_size,
             seed=config.seed,
-            loss_units="panel" if self.standardized else "window",
+            loss_units="panel" if series.standardized else "window",
             paths=config.paths,
         )
 
-    def said(self, params, of: Windows) -> tuple[np.ndarray, np.ndarray | None]:
-        """The means [M, H] that the model forecasts, and where there are any its quantiles [M, H, Q]."""
+    def told(self, params, split: str) -> Told:
+        """The forecasts of all windows of a split."""
+        of, windows = self.windows_of[split], self.windows
         levels = () if self.config.head in ("mse", "mae") else LEVELS
-        found = self.forecast(params, of, levels)
-        return found.mean[..., 0], found.quantiles[..., 0, :] if levels else None
-
-    def simple(self, of: Windows) -> dict[str, np.ndarray]:
-        """The simple forecasts of windows [M, H], by their names."""
-        found = {"last value": last_value(self.windows, of)}
+        said = self.forecast(params, of, levels)
+        means = {self.config.model.cell: said.mean[..., 0], "last value": last_value(windows, of)}
         if self.set.season > 1:
-            found["seasonal naive"] = seasonal_naive(self.windows, of, self.set.season)
-        return {**found, "linear": self._linear(self.windows, of)}
+            means["seasonal naive"] = seasonal_naive(windows, of, self.set.season)
+        means["linear"] = self._linear(windows, of)
+        return Told(of, means, said.quantiles[..., 0, :] if levels else None)
 
     @functools.cached_property
     def _linear(self) -> LinearForecaster:
         known = (self.windows_of[split] for split in ("train", "validation"))
-        return LinearForecaster(self.windows, *known, divided=not self.standardized)
+        return LinearForecaster(self.windows, *known, divided=not self.set.standardized)
 
-    def scores(self, params, split: str) -> dict[str, dict[str, float]]:
-        """The scores of the model and of the simple forecasts on the same windows, by their names."""
-        of, unit = self.windows_of[split], self._naive_errors()
-        simple = {name: (mean, None) for name, mean in self.simple(of).items()}
+    def scores(self, told: Told) -> dict[str, dict[str, float]]:
+        """The scores of all forecasts, by their names; the model's last."""
+        unit, (model, *simple) = self._naive_errors(), told.means
         return {
-            name: scores(self.windows, of, mean, quantiles, LEVELS, naive_errors=unit)
-            for name, (mean, quantiles) in {**simple, self.config.model.cell: self.said(params, of)}.items()
+            name: scores(
+                self.windows,
+                told.of,
+                told.means[name],
+                told.quantiles if name == model else None,
+                LEVELS,
+                naive_errors=unit,
+            )
+            for name in (*simple, model)
         }
 
     def _naive_errors(self) -> np.ndarray:
@@ -137,9 +169,10 @@ class Forecasting(ForecastTask):
 
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
         """A table of the scores of all forecasts, and those of the model as values; draws the pictures."""
-        found = self.scores(params, split)
-        self.draw(params, folder, split)
-        units = "standardized units" if self.standardized else "the units of the data"
+        told = self.told(params, split)
+        found = self.scores(told)
+        self._draw(told, split, folder)
+        units = "standardized units" if self.set.standardized else "the units of the data"
         names = list(dict.fromkeys(name for each in found.values() for name in each))
         lines = [f"forecasts of {self.windows.horizon} steps, in {units}:"]
         lines.append(f"  {'':<16}" + "".join(f"{name:>12}" for name in names))
@@ -147,8 +180,8 @@ class Forecasting(ForecastTask):
             cells = (f"{each[name]:>12.4f}" if name in each else f"{'-':>12}" for name in names)
             lines.append(f"  {method:<16}" + "".join(cells))
         values = {"scores": found, **found[self.config.model.cell]}
-        if self.set.name in LOG_PRICES:
-            values["skill"] = self._skill(params, split)
+        if self.set.log_prices:
+            values["skill"] = self._skill(told)
             of_all, low, high = (100 * value for value in values["skill"])
             lines.append(
                 f"returns: squared errors are {of_all:.1f} % below those of the random walk, "
@@ -156,44 +189,45 @@ class Forecasting(ForecastTask):
             )
         return "\n".join(lines), values
 
-    def _skill(self, params, split: str) -> tuple[float, float, float]:
+    def _skill(self, told: Told) -> tuple[float, float, float]:
         """Of forecasts of logarithms of prices, which a random walk takes to stay: those of returns."""
-        of = self.windows_of[split]
-        y, exists = targets_of(self.windows, of)
+        y, exists = targets_of(self.windows, told.of)
         ours, naive = (
-            np.sum((y - mean) ** 2, axis=1, where=exists)
-            for mean in (self.said(params, of)[0], last_value(self.windows, of))
+            np.sum((y - told.means[name]) ** 2, axis=1, where=exists)
+            for name in (self.config.model.cell, "last value")
         )
         # All series end on the same day.
-        return skill(ours, naive, self.set.test_stop[of[0]] - of[1])
+        return skill(ours, naive, self.set.test_stop[told.of[0]] - told.of[1])
 
-    def draw(self, params, folder: Path, split: str = "validation") -> list[Path]:
+    def draw(self, params, folder: Path) -> list[Path]:
         """Draws curves, forecasts, errors by horizon and calibration, where matplotlib is installed."""
-        of, plots = self.windows_of[split], folder / "plots"
-        mean, quantiles = self.said(params, of)
-        forecasts = {self.config.model.cell: mean, **self.simple(of)}
-        some = np.linspace(0, len(of[0]) - 1, min(4, len(of[0]))).astype(int)
-        batch = self.windows.batch(of[0][some], of[1][some])
+        split = "validation"
+        return self._draw(self.told(params, split), split, folder)
+
+    def _draw(self, told: Told, split: str, folder: Path) -> list[Path]:
+        (series, cutoffs), plots = told.of, folder / "plots"
+        some = np.linspace(0, len(series) - 1, min(4, len(series))).astype(int)
+        batch = self.windows.batch(series[some], cutoffs[some])
         before, came = (
             np.where(batch[f"{name}_exists"], batch[name], np.nan)[..., 0] for name in ("history", "target")
         )
-        y, exists = targets_of(self.windows, of)
+        y, exists = targets_of(self.windows, told.of)
         errors = {
             name: np.nanmean(np.where(exists, np.abs(y - values), np.nan), axis=0)
-            for name, values in forecasts.items()
+            for name, values in told.means.items()
         }
-        names = [f"{self.set.ids[n]}, step {c:,}" for n, c in zip(of[0][some], of[1][some], strict=True)]
-        shown = {name: forecasts[name][some] for name in forecasts if name != "last value"}
-        bands = (
-            None if quantiles is None else tuple(quantiles[some][..., LEVELS.index(p)] for p in (0.1, 0.9))
-        )
+        names = [f"{self.set.ids[series[row]]}, step {cutoffs[row]:,}" for row in some]
+        shown = {name: values[some] for name, values in told.means.items() if name != "last value"}
+        bands = None
+        if told.quantiles is not None:
+            bands = tuple(told.quantiles[some][..., LEVELS.index(level)] for level in (0.1, 0.9))
         pictures = [
             draw_curves(folder, ["loss", "mae"] if self.config.model.decoder == "direct" else ["loss"]),
             draw_windows(before, came, shown, bands, names, plots / f"forecasts-{split}.png"),
             draw_errors(errors, plots / f"errors-{split}.png"),
         ]
-        if quantiles is not None:
-            shares = [np.mean(y <= quantiles[..., at], where=exists) for at in range(len(LEVELS))]
+        if told.quantiles is not None:
+            shares = [np.mean(y <= told.quantiles[..., at], where=exists) for at in range(len(LEVELS))]
             pictures.append(draw_calibration(LEVELS, shares, plots / f"calibration-{split}.png"))
         return [picture for picture in pictures if picture is not None]
 
@@ -221,21 +255,10 @@ class Forecasting(ForecastTask):
             "frequency": self.set.frequency,
             "shape": self.shape._asdict(),
             "scales": [{kind: v.tolist() for kind, v in part.items()} for part in self.scales],
-            "ids": self.set.ids if self.config.model.know_series else (),
+            "ids": self.set.ids if self.config.model.know_series or self.units else (),
+            "units": self.units and [values.tolist() for values in self.units],
         }
         return {"series.json": json.dumps(kept, indent=2)}
-
-
-def standardized(series: SeriesSet) -> Panel:
-    """The targets of each series with mean 0 and deviation 1 over its training part."""
-    panel = series.panel
-    targets = panel.targets.copy()
-    for number, stop in enumerate(series.train_stop):
-        values = panel.series(number)
-        deviation = np.nanstd(values[:stop])
-        rows = slice(panel.starts[number], panel.starts[number + 1])
-        targets[rows] = (values - np.nanmean(values[:stop])) / (deviation if deviation > 0 else 1)
-    return dataclasses.replace(panel, targets=targets)
 
 
 def splits_of(

@@ -3,6 +3,7 @@
 Axes: N series, L steps of history, H steps of the horizon.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 
 from experiments.datasets.series_table import columns_of, read_table
 from experiments.tasks.forecast_pictures import draw_windows
-from experiments.tasks.forecasting import STANDARDIZED, Shape, make_model
-from lstmx.data import SeriesWindows
-from lstmx.forecasting import ForecastTask, Scales, forecast_frame, with_future
+from experiments.tasks.forecasting import Shape, Units, make_model
+from lstmx.data import Panel, SeriesWindows
+from lstmx.forecasting import ForecastTask, Scales, forecast_frame, interval_columns, with_future
 
 # A picture of more series could not be read.
 _DRAWN = 4
@@ -34,8 +35,9 @@ class RunForecaster:
       task: the model and how it forecasts.
 
     Raises:
-      FileNotFoundError, ValueError: as of `experiments.datasets.series_table.read_table`; or if the run knows
-        each of its series, and these are others, or it needs covariates that a file cannot have.
+      FileNotFoundError, ValueError: as of `experiments.datasets.series_table.read_table`; or if a series is
+        not one of those that the run was trained on, and the run needs to know it, or the run needs
+        covariates that a file cannot have.
     """
 
     def __init__(self, config, assets: Mapping[str, str], path: Path):
@@ -46,29 +48,34 @@ class RunForecaster:
             if shape.historic or shape.future or shape.static:
                 raise ValueError(f"a run on {kept['name']} reads covariates that only its own series have")
             columns |= {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
-        columns["frequency"] = _frequency(kept["frequency"])
-        series = read_table(path, **columns)
-        if kept["ids"] and list(series.ids) != kept["ids"]:
-            raise ValueError(f"the run knows the series {', '.join(kept['ids'])}, and forecasts only them")
-        self.series = with_future(series, None, shape.horizon)
+        columns["frequency"] = int(kept["frequency"]) if kept["frequency"].isdigit() else kept["frequency"]
+        self.series = with_future(read_table(path, **columns), None, shape.horizon)
+        ids = tuple(map(str, self.series.ids))
+        for label in ids:
+            if kept["ids"] and label not in kept["ids"]:
+                raise ValueError(
+                    f"the run forecasts only the series that it knows, {', '.join(kept['ids'])}; got {label!r}"
+                )
+        # Which series of the training each of them is; any number where that does not matter.
+        places = np.array([kept["ids"].index(label) if kept["ids"] else n for n, label in enumerate(ids)])
         mean, deviation = ({kind: np.array(v) for kind, v in part.items()} for part in kept["scales"])
         panel = Scales(mean, deviation).applied(self.series.panel)
-        # The models of these sets normalize windows; what is left is of the order of 1 in any units.
-        self._point = config.head in ("mse", "mae")
+        self._mean, self._deviation = np.zeros((len(ids), 1)), np.ones((len(ids), 1))
+        if kept["units"]:
+            units = Units(*(np.array(values)[places] for values in kept["units"]))
+            panel = units.standardized(panel)
+            self._mean, self._deviation = units.mean[:, None], units.deviation[:, None]
+        panel = _placed(panel, places, max(len(kept["ids"]), len(ids)))
         self.task = ForecastTask(
             SeriesWindows(panel, data.input_size, shape.horizon),
             {},
             lambda rngs: make_model(config, shape, rngs),
             batch_size=data.batch_size,
             seed=config.seed,
-            loss_units="panel" if kept["name"] in STANDARDIZED else "window",
             paths=config.paths,
         )
-        self._name = config.model.cell
-
-    @property
-    def _windows(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.arange(len(self.series.ids)), self.series.panel.observed
+        self._windows = places, self.series.panel.observed
+        self._name, self._point = config.model.cell, config.head in ("mse", "mae")
 
     def table(self, params, level: Sequence[float]) -> Any:
         """Forecasts as a pandas DataFrame: ids, times, `forecast`, and the bounds of intervals.
@@ -77,15 +84,15 @@ class RunForecaster:
           params: the parameters.
           level: widths of the intervals in percent; of no use where only points are forecast.
         """
-        bounds = {}
-        for width in () if self._point else level:
-            if not 0 < width < 100:
-                raise ValueError(f"level must lie between 0 and 100 percent, got {width:g}")
-            for side, sign in (("lo", -1), ("hi", 1)):
-                bounds[f"forecast-{side}-{width:g}"] = round(0.5 + sign * width / 200, 6)
+        return forecast_frame(self.series, self._columns(params, () if self._point else level))
+
+    def _columns(self, params, level: Sequence[float]) -> dict[str, np.ndarray]:
+        """The columns of forecasts, [N, H] each, in the units of the file."""
+        bounds = interval_columns("forecast", level)
         found = self.task.forecast(params, self._windows, tuple(bounds.values()))
-        several = {name: found.quantiles[..., 0, at] for at, name in enumerate(bounds)}
-        return forecast_frame(self.series, {"forecast": found.mean[..., 0], **several})
+        columns = {"forecast": found.mean[..., 0]}
+        columns |= {name: found.quantiles[..., 0, at] for at, name in enumerate(bounds)}
+        return {name: self._mean + self._deviation * values for name, values in columns.items()}
 
     def plot(self, params, path: Path) -> None:
         """Draws the first series and their forecasts.
@@ -93,17 +100,25 @@ class RunForecaster:
         Raises:
           ImportError: if matplotlib is not installed.
         """
-        series, cutoffs = (part[:_DRAWN] for part in self._windows)
-        found = self.task.forecast(params, (series, cutoffs), () if self._point else (0.1, 0.9))
-        batch = self.task.windows.batch(series, cutoffs)
+        columns = self._columns(params, () if self._point else (80,))
+        forecast, *bands = (values[:_DRAWN] for values in columns.values())
+        panel, size = self.series.panel, self.task.windows.input_size
+        cutoffs = panel.observed[:_DRAWN]
+        batch = SeriesWindows(panel, size, 1).batch(np.arange(len(cutoffs)), cutoffs)
         history = np.where(batch["history_exists"], batch["history"], np.nan)[..., 0]
-        bands = None if self._point else (found.quantiles[..., 0, 0], found.quantiles[..., 0, 1])
-        nothing = np.full(found.mean.shape[:2], np.nan)
+        nothing = np.full(forecast.shape, np.nan)
         names = [str(label) for label in self.series.ids[:_DRAWN]]
-        drawn = draw_windows(history, nothing, {self._name: found.mean[..., 0]}, bands, names, path)
-        if drawn is None:
+        if draw_windows(history, nothing, {self._name: forecast}, tuple(bands) or None, names, path) is None:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
 
 
-def _frequency(kept: str) -> str | int:
-    return int(kept) if kept.isdigit() else kept
+def _placed(panel: Panel, places: np.ndarray, count: int) -> Panel:
+    """The series at other places of a panel of `count`, whose other series have no steps."""
+    lengths = np.zeros(count, int)
+    lengths[places] = panel.lengths
+    order = np.argsort(places)
+    rows = np.concatenate([np.arange(panel.starts[n], panel.starts[n + 1]) for n in order])
+    static = np.zeros((count, panel.static.shape[1]))
+    static[places] = panel.static
+    parts = {name: getattr(panel, name)[rows] for name in ("targets", "historic", "future")}
+    return dataclasses.replace(panel, starts=np.append(0, np.cumsum(lengths)), static=static, **parts)

@@ -6,7 +6,7 @@ Importing it needs numpy alone; TFDS and Grain are imported by the functions tha
 from lstmx.data.batching import ContiguousStreams, EvaluationStreams
 from lstmx.data.buckets import LengthBuckets, Rows, padded
 from lstmx.data.random_windows import RandomWindowStreams
-from lstmx.data.series import Panel, SeriesWindows, WindowBatches, in_parts
+from lstmx.data.series import Panel, SeriesWindows, WindowBatches, Windows
 from lstmx.data.sources import is_prepared, prepared, require_host, text_of
 from lstmx.data.subwords import Subwords
 from lstmx.data.vocabulary import CharVocabulary
@@ -23,8 +23,8 @@ __all__ = [
     "SeriesWindows",
     "Subwords",
     "WindowBatches",
+    "Windows",
     "WordVocabulary",
-    "in_parts",
     "is_prepared",
     "padded",
     "prepared",

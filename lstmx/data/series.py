@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+# Some windows, M of them: which series, and how many of its steps are history; int [M] each.
+Windows = tuple[np.ndarray, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Panel:
@@ -132,7 +135,7 @@ class SeriesWindows:
         *,
         least_history: int = 1,
         every: int = 1,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Windows:
         """All windows whose targets lie between two steps of their series.
 
         Args:
@@ -163,26 +166,47 @@ class SeriesWindows:
 
         Returns:
           float32 arrays, zero where nothing is known: `history` [B, L, D] and `target` [B, H, D], with the
-          bools `history_exists` and `target_exists`; `historic` [B, L, F] with `historic_exists`; `future`
-          [B, L + H, F], of the history and the horizon; `static` [B, F]. And `series`, int32 [B].
+          bools `history_exists` and `target_exists`; `historic` [B, L, F]; `future` [B, L + H, F], of the
+          history and the horizon; `static` [B, F]. And `series`, int32 [B].
         """
         series, panel, size = np.asarray(series), self.panel, self.input_size
         steps_BT = np.asarray(cutoffs)[:, None] + np.arange(-size, self.horizon)
         inside_BT = (steps_BT >= 0) & (steps_BT < panel.lengths[series][:, None])
         rows_BT = np.where(inside_BT, panel.starts[series][:, None] + steps_BT, 0)
         targets, exists = _known(panel.targets, rows_BT, inside_BT)
-        historic, historic_exists = _known(panel.historic, rows_BT[:, :size], inside_BT[:, :size])
         return {
             "history": targets[:, :size],
             "history_exists": exists[:, :size],
             "target": targets[:, size:],
             "target_exists": exists[:, size:],
-            "historic": historic,
-            "historic_exists": historic_exists,
+            "historic": _known(panel.historic, rows_BT[:, :size], inside_BT[:, :size])[0],
             "future": _known(panel.future, rows_BT, inside_BT)[0],
             "static": panel.static[series].astype(np.float32),
             "series": series.astype(np.int32),
         }
+
+    def parts(self, of: Windows, size: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Windows in batches of one size, so that one shape serves all; the last is filled up.
+
+        Args:
+          of: the windows, M of them.
+          size: of a batch, at least 1; M if there are fewer.
+
+        Yields:
+          (count, batch): how many windows of the batch count, and the batch as of `batch`.
+
+        Example:
+          >>> windows = SeriesWindows(Panel(np.array([0, 5]), np.arange(5.0)[:, None]), 1, 1)
+          >>> [(n, batch["target"].ravel().tolist()) for n, batch in windows.parts(windows.within(), 3)]
+          [(3, [1.0, 2.0, 3.0]), (1, [4.0, 4.0, 4.0])]
+        """
+        series, cutoffs = map(np.asarray, of)
+        size = min(size, len(series))
+        for start in range(0, len(series), size or 1):
+            at = np.arange(start, start + size)
+            inside = at < len(series)
+            at = np.where(inside, at, start)
+            yield int(inside.sum()), self.batch(series[at], cutoffs[at])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,19 +265,6 @@ class WindowBatches:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.series))
-
-
-def in_parts(series: np.ndarray, cutoffs: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows in parts of one size, the last filled up with its first window, so that one shape serves all.
-
-    Example:
-      >>> [part[1].tolist() for part in in_parts(np.zeros(5, int), np.arange(5), 3)]
-      [[0, 1, 2], [3, 4, 3]]
-    """
-    for start in range(0, len(series), size):
-        at = np.arange(start, start + size)
-        at = np.where(at < len(series), at, start)
-        yield series[at], cutoffs[at]
 
 
 def _known(values: np.ndarray, rows_BT: np.ndarray, inside_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,15 @@
 """Forecasting: data frames in, forecasts out; and the task of training that is beneath."""
 
 from lstmx.forecasting.forecaster import LEVELS, LSTMForecaster
-from lstmx.forecasting.frames import FramePanel, forecast_frame, read_frame, times_of, with_future
+from lstmx.forecasting.frames import (
+    FramePanel,
+    forecast_frame,
+    interval_columns,
+    read_frame,
+    times_of,
+    with_future,
+)
+from lstmx.forecasting.frequencies import require_pandas
 from lstmx.forecasting.scales import Scales
 from lstmx.forecasting.task import Forecasts, ForecastTask
 
@@ -13,7 +21,9 @@ __all__ = [
     "LSTMForecaster",
     "Scales",
     "forecast_frame",
+    "interval_columns",
     "read_frame",
+    "require_pandas",
     "times_of",
     "with_future",
 ]

@@ -3,6 +3,7 @@
 Axes: N series, M windows, H steps of the horizon, Q quantiles.
 """
 
+import copy
 import dataclasses
 import json
 import tempfile
@@ -17,7 +18,7 @@ from flax import nnx
 
 import lstmx
 from lstmx.data import SeriesWindows
-from lstmx.forecasting.frames import FramePanel, forecast_frame, read_frame, with_future
+from lstmx.forecasting.frames import FramePanel, forecast_frame, interval_columns, read_frame, with_future
 from lstmx.forecasting.scales import Scales
 from lstmx.forecasting.task import ForecastTask
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
@@ -221,6 +222,7 @@ class LSTMForecaster:
 
         Returns:
           A frame as of `predict`, with the columns `cutoff`, the last time that was known, and of targets.
+          What `fit` has found stays as it is.
 
         Raises:
           ValueError: as of `fit`, or if a series is too short for its cutoffs.
@@ -237,12 +239,12 @@ class LSTMForecaster:
                 f"series {series.ids[number]!r} has {ends[number]} steps, but {n_windows} windows of "
                 f"{self.h} steps, {step} apart, need {back[0] + 1}"
             )
-        columns, cutoffs = {}, ends[:, None] - back
+        columns, cutoffs, other = {}, ends[:, None] - back, copy.copy(self)
         for at in range(n_windows if refit else 1):
-            self._train(series, cutoffs[:, at], val_size, names)
+            other._train(series, cutoffs[:, at], val_size, names)
             these = cutoffs[:, at : at + 1] if refit else cutoffs
             windows = np.repeat(np.arange(count), these.shape[1]), these.ravel()
-            for name, values in self._columns(series, windows, level, quantiles).items():
+            for name, values in other._columns(series, windows, level, quantiles).items():
                 columns.setdefault(name, []).append(values.reshape(count, -1, self.h))
         columns = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
         windows = np.repeat(np.arange(count), n_windows), cutoffs.ravel()
@@ -403,14 +405,8 @@ class LSTMForecaster:
     def _columns(self, series: FramePanel, windows, level, quantiles) -> dict[str, np.ndarray]:
         """The columns of forecasts of windows, [M, H] each."""
         fitted = self._require_fitted()
-        levels = {}
-        for width in level or ():
-            if not 0 < width < 100:
-                raise ValueError(f"level must lie between 0 and 100 percent, got {width}")
-            levels[f"{self.alias}-lo-{width:g}"] = round(0.5 - width / 200, 6)
-            levels[f"{self.alias}-hi-{width:g}"] = round(0.5 + width / 200, 6)
-        for probability in quantiles or ():
-            levels[f"{self.alias}_ql{probability:g}"] = probability
+        levels = interval_columns(self.alias, level or ())
+        levels |= {f"{self.alias}_ql{probability:g}": probability for probability in quantiles or ()}
         scaled = SeriesWindows(fitted.scales.applied(series.panel), self.input_size, self.h)
         task = self._task(scaled, {}, len(fitted.ids))
         found = task.forecast(fitted.params, windows, tuple(levels.values()))

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstmx.data import SeriesWindows, WindowBatches, in_parts
+from lstmx.data import SeriesWindows, WindowBatches, Windows
 from lstmx.models import DirectForecaster, RecurrentForecaster
 from lstmx.training import ModuleTask
 
-Windows = tuple[np.ndarray, np.ndarray]
 # Windows that are forecast at once, and paths of a step-by-step model.
 _TOGETHER = 512
 
@@ -133,10 +132,8 @@ class ForecastTask(ModuleTask):
     def evaluate(self, params, split: str) -> dict[str, float]:
         """The loss, and for a `DirectForecaster` mean squared and absolute errors, over a whole split."""
         sums, count = {}, 0
-        for part, batch in self._parts(*self.windows_of[split]):
-            some = {
-                name: np.asarray(leaf)[: len(part)] for name, leaf in self._evaluated(params, batch).items()
-            }
+        for rows, batch in self._parts(self.windows_of[split]):
+            some = {name: np.asarray(leaf)[:rows] for name, leaf in self._evaluated(params, batch).items()}
             exists = some.pop("exists")
             count += exists.sum()
             for name, values in some.items():
@@ -168,16 +165,15 @@ class ForecastTask(ModuleTask):
           The forecasts, in the order of the windows.
         """
         means, quantiles = [], []
-        for number, (part, batch) in enumerate(self._parts(*windows)):
+        for number, (rows, batch) in enumerate(self._parts(windows)):
             mean, found = self._forecast_part(params, batch, number, tuple(levels))
-            means.append(np.asarray(mean)[: len(part)])
-            quantiles.append(np.asarray(found, np.float32)[: len(part)])
+            means.append(np.asarray(mean)[:rows])
+            quantiles.append(np.asarray(found, np.float32)[:rows])
         return Forecasts(np.concatenate(means), np.concatenate(quantiles))
 
     def _forecast_part(self, params, batch, number: int, levels: tuple[float, ...]):
-        head = self.model(params).head
-        said = self._said(params, batch, number)
-        if isinstance(self.model(params), RecurrentForecaster):
+        said, head = self._said(params, batch, number), self._shapes.head
+        if isinstance(self._shapes, RecurrentForecaster):
             return said.mean(axis=0), np.moveaxis(np.quantile(said, levels, axis=0), 0, -1)
         mean = head.mean(said)
         return mean, head.quantiles(said, levels) if levels else np.zeros((*mean.shape, 0))
@@ -193,16 +189,14 @@ class ForecastTask(ModuleTask):
 
         return jax.jit(said)
 
-    def _parts(self, series: np.ndarray, cutoffs: np.ndarray):
-        """Windows in batches of one shape, each with those of its rows that count."""
-        each = self._paths if issubclass(self._kind, RecurrentForecaster) else 1
-        size = min(max(_TOGETHER // each, 1), max(len(series), 1))
-        for start, part in enumerate(in_parts(series, cutoffs, size)):
-            yield range(min(size, len(series) - start * size)), self.windows.batch(*part)
+    def _parts(self, windows: Windows):
+        each = self._paths if isinstance(self._shapes, RecurrentForecaster) else 1
+        return self.windows.parts(windows, max(_TOGETHER // each, 1))
 
     @functools.cached_property
-    def _kind(self) -> type:
-        return type(self.model(self.model_shapes))
+    def _shapes(self) -> DirectForecaster | RecurrentForecaster:
+        """The model with shapes in place of parameters: what it is, and its head."""
+        return self.model(self.model_shapes)
 
     def display(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The loss."""

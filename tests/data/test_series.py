@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstmx.data import Panel, SeriesWindows, WindowBatches, in_parts
+from lstmx.data import Panel, SeriesWindows, WindowBatches
 
 
 def random_panel(seed, *, lengths=(7, 0, 3, 12), columns=(2, 1, 2, 3)):
@@ -94,10 +94,17 @@ def test_epochs_draw_every_window_once():
     assert drawn[0] != drawn[1]
 
 
-def test_parts_hold_every_window():
-    parts = list(in_parts(np.arange(7), np.arange(7) * 2, 3))
-    assert [len(series) for series, _ in parts] == [3, 3, 3]
-    assert np.concatenate([series for series, _ in parts])[:7].tolist() == list(range(7))
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_parts_hold_every_window(size):
+    windows = SeriesWindows(random_panel(0), 3, 2)
+    of = windows.within()
+    whole = windows.batch(*of)
+    parts = list(windows.parts(of, size))
+    assert {len(batch["series"]) for _, batch in parts} == {min(size, len(of[0]))}
+    for name, expected in whole.items():
+        found = np.concatenate([batch[name][:count] for count, batch in parts])
+        np.testing.assert_array_equal(found, expected)
+    assert not list(windows.parts((of[0][:0], of[1][:0]), size))
 
 
 @pytest.mark.parametrize(

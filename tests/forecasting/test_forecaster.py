@@ -112,6 +112,17 @@ def test_series_that_were_not_fitted_are_forecast(fitted):
         fitted.predict(df, static.assign(shop=["north", "west"]), ahead(df, 5))
 
 
+def test_cross_validation_leaves_what_was_fitted(fitted):
+    futr_df = ahead(frame(), 5)
+    before = fitted.predict(futr_df=futr_df)
+    fitted.cross_validation(frame(), STATIC)
+    pd.testing.assert_frame_equal(fitted.predict(futr_df=futr_df), before)
+    fresh = LSTMForecaster(h=4, **SMALL)
+    fresh.cross_validation(frame().drop(columns="price"))
+    with pytest.raises(ValueError, match="not fitted"):
+        fresh.predict()
+
+
 @pytest.mark.parametrize("refit", [False, True])
 def test_cross_validation_knows_nothing_of_what_it_forecasts(refit):
     df = frame().drop(columns="price")
