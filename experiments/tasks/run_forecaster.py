@@ -53,9 +53,8 @@ class RunForecaster:
         ids = tuple(map(str, self.series.ids))
         for label in ids:
             if kept["ids"] and label not in kept["ids"]:
-                raise ValueError(
-                    f"the run forecasts only the series that it knows, {', '.join(kept['ids'])}; got {label!r}"
-                )
+                known = ", ".join(kept["ids"])
+                raise ValueError(f"the run forecasts only the series it knows, {known}; got {label!r}")
         # Which series of the training each of them is; any number where that does not matter.
         places = np.array([kept["ids"].index(label) if kept["ids"] else n for n, label in enumerate(ids)])
         mean, deviation = ({kind: np.array(v) for kind, v in part.items()} for part in kept["scales"])

@@ -118,28 +118,17 @@ def read_frame(
     keys = keys_of(df, id_col, time_col)
     order, codes = keys.order, keys.codes[keys.order]
     given, freq = freq, _freq_of(keys, freq)
-    clock = clock_of(keys.times[order], keys.zone, freq)
     firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-    steps, fits = steps_of(clock, clock[firsts][codes], freq)
-    # Two hours of an autumn night may be one on the wall.
-    fits[1:] &= (np.diff(steps) > 0) | (np.diff(codes) > 0)
-    for at in np.flatnonzero(~fits)[:1]:
-        first = firsts[codes[at]]
-        begin = "" if at == first else f", whose grid begins with {keys.at(order[first])}"
-        raise ValueError(f"{time_col} must be on the grid of freq {freq!r}, got {keys.at(order[at])}{begin}")
+    clock = clock_of(keys.times[order], keys.zone, freq)
+    steps = _on_grid(keys, clock, clock[firsts][codes], freq, time_col)
     # Steps from one row of a series to the next; 0 where another series begins.
     strides = np.where(np.diff(codes) == 0, np.diff(steps), 0)
     if given is None:
         _require_steady(strides, keys, freq)
-    starts = np.append(0, np.cumsum(steps[np.append(firsts[1:], len(codes)) - 1] + 1))
-    filled = int(starts[-1]) - len(codes)
-    if filled and (future or gaps == "refuse"):
-        at = int((strides > 1).argmax())
+    if future or gaps == "refuse":
         why = f"{', '.join(future)} must be known at every step" if future else "gaps='refuse'"
-        raise ValueError(
-            f"{strides[at] - 1} steps of {freq!r} are missing after {keys.at(order[at])} and before "
-            f"{keys.at(order[at + 1])}, {filled} in all series; {why}"
-        )
+        _require_no_gaps(strides, keys, freq, why)
+    starts = np.append(0, np.cumsum(steps[np.append(firsts[1:], len(codes)) - 1] + 1))
 
     def laid_out(names, **rules):
         values = np.full((starts[-1], len(names)), np.nan)
@@ -169,7 +158,7 @@ def read_frame(
         future=future,
         static=static_names,
         categories=used,
-        filled=filled,
+        filled=int(starts[-1]) - len(codes),
         like=df.head(0),
     )
 
@@ -344,6 +333,28 @@ def _freq_of(keys: Keys, freq: str | int | None) -> str | int:
             f"{keys.times.dtype}"
         )
     return freq
+
+
+def _on_grid(keys: Keys, clock: np.ndarray, starts: np.ndarray, freq: str | int, name: str) -> np.ndarray:
+    """The steps of rows in their order, int64; ValueError if one is on none, or not after the one before."""
+    codes, order = keys.codes[keys.order], keys.order
+    steps, fits = steps_of(clock, starts, freq)
+    # Two hours of an autumn night may be one on the wall.
+    fits[1:] &= (np.diff(steps) > 0) | (np.diff(codes) > 0)
+    for at in np.flatnonzero(~fits)[:1]:
+        first = int(np.searchsorted(codes, codes[at]))
+        begin = "" if at == first else f", whose grid begins with {keys.at(order[first])}"
+        raise ValueError(f"{name} must be on the grid of freq {freq!r}, got {keys.at(order[at])}{begin}")
+    return steps
+
+
+def _require_no_gaps(strides: np.ndarray, keys: Keys, freq: str | int, why: str) -> None:
+    for at in np.flatnonzero(strides > 1)[:1]:
+        total = (strides[strides > 1] - 1).sum()
+        raise ValueError(
+            f"{strides[at] - 1} steps of {freq!r} are missing after {keys.at(keys.order[at])} and before "
+            f"{keys.at(keys.order[at + 1])}, {total} in all series; {why}"
+        )
 
 
 def _require_steady(strides: np.ndarray, keys: Keys, freq: str | int) -> None:

@@ -1,5 +1,4 @@
 """What the outputs of a forecaster mean: a point, quantiles, or the parameters of a distribution."""
-# ruff: noqa: D102 (the methods of a head are documented by the protocol)
 
 import collections
 import dataclasses

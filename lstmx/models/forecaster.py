@@ -340,7 +340,10 @@ class RecurrentForecaster(nnx.Module):
 
         # Before the first value there is nothing to have been read.
         last = jnp.where(exists[:, -1:], (history[:, -1:] - loc) / scale, 0), exists[:, -1:]
-        several = lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape))  # noqa: E731
+
+        def several(leaf):
+            return jnp.broadcast_to(leaf, (count, *leaf.shape))
+
         carry = jax.tree.map(several, (state, last))
         ahead = None if future is None else future[:, self.input_size :].swapaxes(0, 1)[:, :, None]
 

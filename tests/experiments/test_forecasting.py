@@ -15,6 +15,7 @@ from experiments.datasets.series_sets import SeriesSet
 from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
 from experiments.tasks.forecast_scores import scores, skill
 from experiments.tasks.forecasting import Forecasting
+from experiments.tasks.run_forecaster import RunForecaster
 from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import LEVELS
 from lstmx.training import restore_params, train
@@ -200,6 +201,36 @@ def test_sets_that_are_standardized_are_scored_so():
     target = task.windows.batch(*task.windows_of["test"])["target"][..., 0]
     assert found["mse"] == pytest.approx(np.mean((mean - target) ** 2), rel=1e-5)
     assert task.scores(told)["lstm"]["mse"] == pytest.approx(found["mse"], rel=1e-5)
+
+
+def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path):
+    """Some of its series, in another order, each as the run knows it."""
+    series = waves(standardized=True)
+    config = configured(head="gaussian")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, know_series=True))
+    task = Forecasting(config, series)
+    params, _ = task.init(jax.random.key(0))
+    months = pandas.date_range("2020-01-01", periods=240, freq="MS")
+    parts = [
+        pandas.DataFrame(
+            {"unique_id": label, "ds": months, "y": series.panel.series("abc".index(label))[:, 0]}
+        )
+        for label in "ca"
+    ]
+    pandas.concat(parts).to_csv(tmp_path / "new.csv", index=False)
+    found = RunForecaster(config, task.assets(), tmp_path / "new.csv").table(params, [80])
+    assert found["unique_id"].tolist() == ["a"] * 6 + ["c"] * 6
+    said = task.forecast(params, (np.array([0, 2]), np.array([240, 240])), (0.1, 0.9))
+    units = [(values[:160].mean(), values[:160].std()) for values in map(series.panel.series, (0, 2))]
+    mean, deviation = np.array(units).T[..., None]
+    np.testing.assert_allclose(found["forecast"], np.ravel(mean + deviation * said.mean[..., 0]), rtol=1e-4)
+    bounds = found[["forecast-lo-80", "forecast-hi-80"]].to_numpy().reshape(2, 6, 2)
+    for at in (0, 1):
+        expected = mean + deviation * said.quantiles[..., 0, at]
+        np.testing.assert_allclose(bounds[..., at], expected, rtol=1e-4)
+    parts[0].assign(unique_id="d").to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(ValueError, match="only the series it knows, a, b, c; got 'd'"):
+        RunForecaster(config, task.assets(), tmp_path / "new.csv")
 
 
 def test_data_that_have_changed_are_noticed():
