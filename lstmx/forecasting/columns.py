@@ -3,6 +3,7 @@
 import decimal
 import difflib
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -283,8 +284,10 @@ def _times_of(column: Any, name: str, at: Callable[[int], str]) -> tuple[np.ndar
         right &= column.str.match(r"\d")
     _require(right, lambda row: f"{rule}, got {column[row]!r} in {at(row)}")
     try:
-        parsed = pd.to_datetime(column, **options)
-    except (TypeError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # of pandas 2, where pandas 3 has an error
+            parsed = pd.to_datetime(column, **options)
+    except (TypeError, ValueError, FutureWarning):
         offsets = _offsets(column)
         rule = f"{name} must be in one time zone or none (convert to UTC before)"
         _require(offsets == offsets[0], lambda row: f"{rule}, got {column[0]} and {column[row]} in {at(row)}")

@@ -7,6 +7,7 @@ length. Days and longer ones are counted by the clock of the time zone, so that 
 the grid counts by is called the clock here.
 """
 
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -48,8 +49,10 @@ def checked_freq(freq: str | int) -> str | int:
         return int(freq)
     pd = require_pandas()
     try:
-        offset = pd.tseries.frequencies.to_offset(str(getattr(freq, "freqstr", freq)))
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # of pandas 2, where pandas 3 has an error
+            offset = pd.tseries.frequencies.to_offset(str(getattr(freq, "freqstr", freq)))
+    except (ValueError, FutureWarning) as error:
         rule = "a pandas offset alias such as 'h', 'D', 'W-SUN', 'MS' or 'QS', or the step of integer times"
         raise ValueError(f"freq must be {rule}, got {freq!r}") from error
     if offset.n < 1 or isinstance(offset, pd.offsets.BusinessHour):
