@@ -19,6 +19,7 @@ from lstmx.models.instance_scaling import InstanceScaling, level_and_spread
 from lstmx.models.language_model import LanguageModel
 from lstmx.models.neural_cache import CacheMemory, cached_nats, empty_cache
 from lstmx.models.sampled_softmax import sampled_softmax_nats
+from lstmx.models.seasonal_smoothing import SeasonalSmoothing, smoothed
 from lstmx.models.seq2seq import Seq2Seq
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Point",
     "Quantiles",
     "RecurrentForecaster",
+    "SeasonalSmoothing",
     "Seq2Seq",
     "SequenceClassifier",
     "StudentT",
@@ -47,4 +49,5 @@ __all__ = [
     "level_and_spread",
     "saliency",
     "sampled_softmax_nats",
+    "smoothed",
 ]

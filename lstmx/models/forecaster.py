@@ -44,6 +44,8 @@ class DirectForecaster(nnx.Module):
       readout: whether the horizon is read off the `"last"` output, or off `"all"` of them.
       scaling: how a window is normalized, see `level_and_spread`.
       affine: whether the normalization has learnt parameters (RevIN).
+      season: steps of a season that exponential smoothing takes out before the network and puts back after
+        it, with rates that are learnt, of each series if `num_series` (ES-RNN); 0 for none.
       linear: whether a linear map of the whole history is added to the forecast, so that the network has
         only the rest to explain (the autoregression of LSTNet).
       missing: whether values of the history may be missing: which exist is then an input too.
@@ -90,6 +92,7 @@ class DirectForecaster(nnx.Module):
         readout: Literal["last", "all"] = "last",
         scaling: Scaling = "standard",
         affine: bool = False,
+        season: int = 0,
         linear: bool = False,
         missing: bool = False,
         dropout_rate: float = 0.0,
@@ -105,7 +108,7 @@ class DirectForecaster(nnx.Module):
         self.readout, self.missing = readout, missing
         self.patching = (patch_size, patch_size if patch_stride is None else patch_stride)
         patches = len(self.patches)
-        self.scaling = InstanceScaling(scaling, targets, affine=affine)
+        self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
         features = targets * (2 if missing else 1) + historic + future
         self.embedding = nnx.Linear(features * patch_size, hidden_size, dtype=dtype, rngs=rngs)
         self.static = _StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
@@ -163,7 +166,7 @@ class DirectForecaster(nnx.Module):
           rngs: stream `dropout`.
 
         Returns:
-          (raw, loc, scale): float32 `[B, H, D, P]`, `[B, 1, D]` and `[B, 1, D]`; a normalized z is
+          (raw, loc, scale): float32 `[B, H, D, P]`, `[B, H, D]` and `[B, 1, D]`; a normalized z is
           `loc + scale z`.
         """
         if history.shape[1:] != (self.input_size, self.targets):
@@ -172,8 +175,9 @@ class DirectForecaster(nnx.Module):
             )
         options = {"deterministic": deterministic, "rngs": rngs}
         exists = jnp.ones(history.shape, bool) if exists is None else exists
-        loc, scale = self.scaling(history, exists)
-        zs = jnp.where(exists, (history - loc) / scale, 0)
+        loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
+        before, ahead = jnp.split(loc, [self.input_size], axis=1)
+        zs = jnp.where(exists, (history - before) / scale, 0)
         past = None if future is None else future[:, : self.input_size]
         xs = _joined(zs, exists if self.missing else None, historic, past)
         patches, some = self._patched(xs), self._patched(exists).any(axis=(2, 3))
@@ -191,7 +195,7 @@ class DirectForecaster(nnx.Module):
         if self.linear is not None:
             level = self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2)[..., None]
             raw = jnp.concatenate([raw[..., :1] + level, raw[..., 1:]], axis=-1)
-        return raw, loc, scale
+        return raw, ahead, scale
 
     @property
     def patches(self) -> np.ndarray:
@@ -258,13 +262,14 @@ class RecurrentForecaster(nnx.Module):
         num_layers: int = 2,
         scaling: Scaling = "mean",
         affine: bool = False,
+        season: int = 0,
         dropout_rate: float = 0.0,
         dtype=None,
         rngs: nnx.Rngs,
     ):
         _check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
-        self.scaling = InstanceScaling(scaling, targets, affine=affine)
+        self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
         self.embedding = nnx.Linear(2 * targets + future, hidden_size, dtype=dtype, rngs=rngs)
         self.static = _StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
         network = lstmx.networks.stacked(
@@ -297,18 +302,18 @@ class RecurrentForecaster(nnx.Module):
           future, static, series, deterministic, rngs: as of `DirectForecaster.raw`.
 
         Returns:
-          (raw, loc, scale): float32 `[B, L + H - 1, D, P]`, `[B, 1, D]` and `[B, 1, D]`.
+          (raw, loc, scale): float32 `[B, L + H - 1, D, P]`, `[B, L + H - 1, D]` and `[B, 1, D]`.
         """
         exists = jnp.ones(history.shape, bool) if exists is None else exists
         target_exists = jnp.ones(target.shape, bool) if target_exists is None else target_exists
-        loc, scale = self.scaling(history, exists)
+        loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
         known = jnp.concatenate([exists, target_exists], axis=1)[:, :-1]
         values = jnp.concatenate([history, target], axis=1)[:, :-1]
-        xs = self._inputs((values - loc) / scale, known, None if future is None else future[:, 1:])
+        xs = self._inputs((values - loc[:, :-1]) / scale, known, None if future is None else future[:, 1:])
         options = {"deterministic": deterministic, "rngs": rngs}
         xs = self.dropout(xs + self.static(static, series), **options)
         _, ys = self.recurrent(xs, mask=_begun(known), **options)
-        return self._raw(self.dropout(ys, **options)), loc, scale
+        return self._raw(self.dropout(ys, **options)), loc[:, 1:], scale
 
     def paths(
         self,
@@ -332,14 +337,16 @@ class RecurrentForecaster(nnx.Module):
           float32 `[S, B, H, D]`, in the units of the history.
         """
         exists = jnp.ones(history.shape, bool) if exists is None else exists
-        loc, scale = self.scaling(history, exists)
+        loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
+        before, locs = jnp.split(loc, [self.input_size], axis=1)
+        zs = (history - before) / scale
         constant = self.static(static, series)
         past = None if future is None else future[:, 1 : self.input_size]
-        xs = self._inputs(((history - loc) / scale)[:, :-1], exists[:, :-1], past) + constant
+        xs = self._inputs(zs[:, :-1], exists[:, :-1], past) + constant
         state, _ = self.recurrent(xs, mask=_begun(exists[:, :-1]))
 
         # Before the first value there is nothing to have been read.
-        last = jnp.where(exists[:, -1:], (history[:, -1:] - loc) / scale, 0), exists[:, -1:]
+        last = jnp.where(exists[:, -1:], zs[:, -1:], 0), exists[:, -1:]
 
         def several(leaf):
             return jnp.broadcast_to(leaf, (count, *leaf.shape))
@@ -349,17 +356,18 @@ class RecurrentForecaster(nnx.Module):
 
         def advance(carry, inputs):
             state, (z, known) = carry
-            key, covariates = inputs
+            key, loc, covariates = inputs
             if covariates is not None:
                 covariates = several(covariates)
             x = (self._inputs(z, known, covariates) + constant)[..., 0, :]
             state, y = self.recurrent.step(state, x)
-            distribution = self.head.distribution(self._raw(y), loc[:, 0], scale[:, 0])
+            distribution = self.head.distribution(self._raw(y), loc, scale[:, 0])
             drawn = self.head.sample(distribution, key)
-            z = ((drawn - loc[:, 0]) / scale[:, 0])[..., None, :]
+            z = ((drawn - loc) / scale[:, 0])[..., None, :]
             return (state, (z, jnp.ones_like(known))), drawn
 
-        _, drawn = jax.lax.scan(advance, carry, (jax.random.split(key, self.horizon), ahead))
+        keys = jax.random.split(key, self.horizon)
+        _, drawn = jax.lax.scan(advance, carry, (keys, locs.swapaxes(0, 1), ahead))
         return jnp.moveaxis(drawn, 0, 2)
 
     def _inputs(self, zs: jax.Array, known: jax.Array, covariates: jax.Array | None) -> jax.Array:

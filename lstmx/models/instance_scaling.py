@@ -1,6 +1,6 @@
 """The level and the spread of each window, from its own history, so that one model serves series of any size.
 
-Axes: B windows, L steps of history, D targets.
+Axes: B windows, L steps of history, H steps of the horizon, D targets.
 """
 
 from typing import Literal
@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from lstmx.models.seasonal_smoothing import SeasonalSmoothing
 
 Scaling = Literal["none", "last", "standard", "last_standard", "robust", "mean"]
 SCALINGS = ("none", "last", "standard", "last_standard", "robust", "mean")
@@ -86,39 +88,63 @@ def _median(values: jax.Array, exists: jax.Array) -> jax.Array:
 
 
 class InstanceScaling(nnx.Module):
-    """The level and the spread of windows, and with `affine` two learnt numbers for each target:
+    """The level and the spread of windows, perhaps a season, and with `affine` two learnt numbers a target:
 
-        z = gamma (y - level) / spread + beta,   gamma > 0
+        z_t = gamma (y_t - level - season_t) / spread + beta,   gamma > 0
 
-    With `standard` and `affine` it is reversible instance normalization.
+    With `standard` and `affine` it is reversible instance normalization. With a season the level is that of
+    exponential smoothing at the end of the history, and the seasons are smoothed too (`SeasonalSmoothing`).
 
     Args:
       scaling: see `level_and_spread`.
       targets: D.
       affine: whether gamma and beta are learnt; else they are 1 and 0.
+      season: steps of the season that is taken out; 0 or 1 for none.
+      num_series: how many series have rates of smoothing of their own; 0 for the same rates in all.
 
     Source: Kim et al., "Reversible instance normalization for accurate time-series forecasting against
-    distribution shift", ICLR 2022, equations 1 to 3.
+    distribution shift", ICLR 2022, equations 1 to 3; the season: Smyl 2020.
 
     Example:
       >>> import jax.numpy as jnp
       >>> history = jnp.arange(6.0).reshape(1, 6, 1)
-      >>> loc, scale = InstanceScaling("standard", 1)(history, jnp.ones((1, 6, 1), bool))
-      >>> round(loc.item(), 3), round(scale.item(), 3)
-      (2.5, 1.708)
+      >>> loc, scale = InstanceScaling("standard", 1)(history, jnp.ones((1, 6, 1), bool), horizon=2)
+      >>> loc.shape, round(loc[0, 0].item(), 3), round(scale.item(), 3)
+      ((1, 8, 1), 2.5, 1.708)
     """
 
-    def __init__(self, scaling: Scaling, targets: int, *, affine: bool = False):
+    def __init__(
+        self, scaling: Scaling, targets: int, *, affine: bool = False, season: int = 0, num_series: int = 0
+    ):
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
         self.scaling = scaling
         self.log_gamma = nnx.Param(jnp.zeros(targets)) if affine else None
         self.beta = nnx.Param(jnp.zeros(targets)) if affine else None
+        smoothing = SeasonalSmoothing(season, targets, num_series=num_series) if season > 1 else None
+        self.smoothing = smoothing
 
-    def __call__(self, history: jax.Array, exists: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The pair (loc, scale), `[B, 1, D]` each, for which z = (y - loc) / scale."""
+    def __call__(
+        self, history: jax.Array, exists: jax.Array, *, horizon: int, series: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """What is subtracted from each step of history and horizon, and what that is divided by.
+
+        Args:
+          history: float `[B, L, D]`.
+          exists: bool `[B, L, D]`.
+          horizon: H.
+          series: integers `[B]`, which series; of those with rates of their own.
+
+        Returns:
+          (loc, scale), float32 `[B, L + H, D]` and `[B, 1, D]`, for which z = (y - loc) / scale.
+        """
         level, spread = level_and_spread(self.scaling, history, exists)
-        if self.log_gamma is None:
-            return level, spread
-        scale = spread * jnp.exp(-self.log_gamma[...])
-        return level - scale * self.beta[...], scale
+        if self.smoothing is not None:
+            level, seasons = self.smoothing(history, exists, horizon=horizon, series=series)
+            level = level + seasons
+        scale = spread
+        if self.log_gamma is not None:
+            scale = spread * jnp.exp(-self.log_gamma[...])
+            level = level - scale * self.beta[...]
+        batch, length, targets = history.shape
+        return jnp.broadcast_to(level, (batch, length + horizon, targets)), scale

@@ -149,9 +149,10 @@ def test_recurrent_is_the_loop():
         np.testing.assert_allclose(scale[row, 0], spread, rtol=1e-5)
 
 
-def test_paths_go_on_from_what_was_drawn():
+@pytest.mark.parametrize("season", [0, 3])
+def test_paths_go_on_from_what_was_drawn(season):
     """Read as if they had come true, forecasts without chance are forecast again."""
-    model = make(RecurrentForecaster, head=Point(), **COUNTS)
+    model = make(RecurrentForecaster, head=Point(), season=season, **COUNTS)
     graph, params = nnx.split(model)
     paths = quick.jit(
         lambda params: nnx.merge(graph, params).paths(
@@ -160,7 +161,7 @@ def test_paths_go_on_from_what_was_drawn():
     )(params)
     np.testing.assert_array_equal(paths[0], paths[1])
     raw, loc, scale = call(model, "raw", HISTORY, paths[0], EXISTS, **COVARIATES)
-    again = model.head.distribution(raw[:, L - 1 :], loc, scale)
+    again = model.head.distribution(raw[:, L - 1 :], loc[:, L - 1 :], scale)
     np.testing.assert_allclose(again, paths[0], rtol=2e-5, atol=1e-5)
 
 
