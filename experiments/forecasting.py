@@ -47,6 +47,11 @@ class DataConfig:
         least_history: steps that a window must have before its targets; with fewer than `input_size` it is
             filled up with what does not exist.
         batch_size: windows per step.
+        log: whether the network reads and forecasts logarithms, of values above 0; forecasts are turned back,
+            so that a mean becomes a median.
+        back: steps by which all parts end earlier, to look at a recipe in other times than the last.
+        train_until: where the windows that are trained on end: at the part to choose by, or, once the recipe
+            is chosen, at the test.
         data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
     """
 
@@ -67,6 +72,9 @@ class DataConfig:
     horizon: int | None = None
     least_history: int = 56
     batch_size: int = 64
+    log: bool = False
+    back: int = 0
+    train_until: Literal["validation", "test"] = "validation"
     data_dir: Path | None = None
 
 
@@ -84,6 +92,8 @@ class ModelConfig:
         readout: whether forecasts are read off the last output or off all of them.
         scaling: how a window is normalized.
         affine: whether the normalization has learnt parameters.
+        smooth: whether exponential smoothing takes out the level and the season of the set, with rates that
+            are learnt (ES-RNN).
         linear: whether a linear map of the history is added to the forecast; not to be had with counts.
         know_series: whether each series has features of its own, which are learnt.
         dropout_rate: of inputs, between layers and of outputs.
@@ -98,6 +108,7 @@ class ModelConfig:
     readout: Literal["last", "all"] = "last"
     scaling: Literal["none", "last", "standard", "last_standard", "robust", "mean"] = "standard"
     affine: bool = False
+    smooth: bool = False
     linear: bool = True
     know_series: bool = False
     dropout_rate: float = 0.4
@@ -194,13 +205,13 @@ def make_task(config: Config) -> "Forecasting":
 
     data = config.data
     if data.name != "table" and (data.path is None or not data.path.is_file()):
-        return Forecasting(config, load_series(data.name, data.path, data.data_dir))
-    if data.path is None:
+        series = load_series(data.name, data.path, data.data_dir)
+    elif data.path is None:
         raise ValueError("--data.name table needs the file: --data.path FILE.csv")
-    series = read_table(data.path, **columns_of(data))
-    return Forecasting(
-        config, table_set(series, horizon=data.horizon, season=data.season, splits=data.splits)
-    )
+    else:
+        table = read_table(data.path, **columns_of(data))
+        series = table_set(table, horizon=data.horizon, season=data.season, splits=data.splits)
+    return Forecasting(config, series.cut(back=data.back, until=data.train_until))
 
 
 def make_forecaster(config: Config, assets: Mapping[str, str], path: Path) -> "RunForecaster":

@@ -23,7 +23,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -77,6 +77,27 @@ class SeriesSet(NamedTuple):
     static_names: tuple[str, ...]
     standardized: bool = False
     log_prices: bool = False
+
+    def cut(self, *, back: int = 0, until: Literal["validation", "test"] = "validation") -> "SeriesSet":
+        """The set with other cuts.
+
+        Args:
+          back: steps by which all of them lie further back.
+          until: what there is to train on ends before `"validation"`, or before the `"test"`, so that there
+            is nothing to choose by.
+
+        Raises:
+          ValueError: if back is below 0, or the cuts of the set are fixed by convention.
+        """
+        if back < 0:
+            raise ValueError(f"back must be at least 0, got {back}")
+        if self.standardized and (back or until == "test"):
+            raise ValueError(f"the parts of {self.name} are fixed by convention")
+        train, validation, test = (
+            np.maximum(stop - back, 0) for stop in (self.train_stop, self.validation_stop, self.test_stop)
+        )
+        train = validation if until == "test" else train
+        return self._replace(train_stop=train, validation_stop=validation, test_stop=test)
 
 
 def load_series(

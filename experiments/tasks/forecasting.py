@@ -21,7 +21,7 @@ from experiments.tasks.forecast_scores import scores, skill, targets_of
 from experiments.tasks.pictures import draw_curves
 from lstmx.cells import base
 from lstmx.data import Panel, SeriesWindows, Windows
-from lstmx.forecasting import LEVELS, ForecastTask, Scales
+from lstmx.forecasting import LEVELS, Forecasts, ForecastTask, Scales, in_logarithms
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 
 
@@ -65,6 +65,7 @@ class Shape(NamedTuple):
       horizon: steps to forecast.
       historic, future, static: how many covariates there are of each kind.
       series: how many series.
+      season: steps of the main season; 1 for none.
       missing: whether values may be missing.
     """
 
@@ -73,13 +74,14 @@ class Shape(NamedTuple):
     future: int
     static: int
     series: int
+    season: int
     missing: bool
 
     @classmethod
-    def of(cls, panel: Panel, horizon: int, missing: bool) -> "Shape":
+    def of(cls, panel: Panel, horizon: int, season: int, missing: bool) -> "Shape":
         """That of a panel."""
         counts = (getattr(panel, kind).shape[1] for kind in ("historic", "future", "static"))
-        return cls(horizon, *counts, len(panel), missing)
+        return cls(horizon, *counts, len(panel), season, missing)
 
 
 def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | RecurrentForecaster:
@@ -92,6 +94,7 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
         "future": shape.future,
         "static": shape.static,
         "num_series": shape.series if model.know_series else 0,
+        "season": shape.season if model.smooth else 0,
         "rngs": rngs,
     }
     names = ("cell", "hidden_size", "num_layers", "scaling", "affine", "dropout_rate")
@@ -114,8 +117,13 @@ class Forecasting(ForecastTask):
         self.scales = Scales.of(panel, series.train_stop)
         panel = self.scales.applied(panel)
         missing = bool(np.isnan(panel.targets).any()) or data.least_history < data.input_size
-        self.shape = Shape.of(panel, series.horizon if data.horizon is None else data.horizon, missing)
-        horizon, windows = self.shape.horizon, SeriesWindows(panel, data.input_size, self.shape.horizon)
+        horizon = series.horizon if data.horizon is None else data.horizon
+        self.shape = Shape.of(panel, horizon, series.season, missing)
+        windows = SeriesWindows(panel, data.input_size, horizon)
+        # What is scored, in the units of scores; the network may see logarithms of it.
+        self.scored = windows
+        if data.log:
+            windows = dataclasses.replace(windows, panel=in_logarithms(panel, series.ids))
         super().__init__(
             windows,
             splits_of(series, windows, data.least_history, every=1 if series.standardized else horizon),
@@ -128,9 +136,11 @@ class Forecasting(ForecastTask):
 
     def told(self, params, split: str) -> Told:
         """The forecasts of all windows of a split."""
-        of, windows = self.windows_of[split], self.windows
+        of, windows = self.windows_of[split], self.scored
         levels = () if self.config.head in ("mse", "mae") else LEVELS
         said = self.forecast(params, of, levels)
+        if self.config.data.log:
+            said = Forecasts(*map(np.exp, said))
         means = {self.config.model.cell: said.mean[..., 0], "last value": last_value(windows, of)}
         if self.set.season > 1:
             means["seasonal naive"] = seasonal_naive(windows, of, self.set.season)
@@ -139,15 +149,16 @@ class Forecasting(ForecastTask):
 
     @functools.cached_property
     def _linear(self) -> LinearForecaster:
-        known = (self.windows_of[split] for split in ("train", "validation"))
-        return LinearForecaster(self.windows, *known, divided=not self.set.standardized)
+        nothing = np.zeros(0, int), np.zeros(0, int)
+        known = (self.windows_of.get(split, nothing) for split in ("train", "validation"))
+        return LinearForecaster(self.scored, *known, divided=not self.set.standardized)
 
     def scores(self, told: Told) -> dict[str, dict[str, float]]:
         """The scores of all forecasts, by their names; the model's last."""
         unit, (model, *simple) = self._naive_errors(), told.means
         return {
             name: scores(
-                self.windows,
+                self.scored,
                 told.of,
                 told.means[name],
                 told.quantiles if name == model else None,
@@ -161,7 +172,7 @@ class Forecasting(ForecastTask):
         """The mean error of a naive forecast on what was there before the test, float64 [N]: MASE's unit."""
         errors = np.ones(len(self.set.ids))
         for number, stop in enumerate(self.set.validation_stop):
-            values = self.windows.panel.series(number)[:stop, 0]
+            values = self.scored.panel.series(number)[:stop, 0]
             changes = np.abs(values[self.set.mase_season :] - values[: -self.set.mase_season])
             mean = np.nanmean(changes) if np.isfinite(changes).any() else 0
             errors[number] = mean if mean > 0 else np.nan
@@ -191,7 +202,7 @@ class Forecasting(ForecastTask):
 
     def _skill(self, told: Told) -> tuple[float, float, float]:
         """Of forecasts of logarithms of prices, which a random walk takes to stay: those of returns."""
-        y, exists = targets_of(self.windows, told.of)
+        y, exists = targets_of(self.scored, told.of)
         ours, naive = (
             np.sum((y - told.means[name]) ** 2, axis=1, where=exists)
             for name in (self.config.model.cell, "last value")
@@ -202,16 +213,21 @@ class Forecasting(ForecastTask):
     def draw(self, params, folder: Path) -> list[Path]:
         """Draws curves, forecasts, errors by horizon and calibration, where matplotlib is installed."""
         split = "validation"
+        if split not in self.windows_of:
+            return [picture for picture in [self._draw_curves(folder)] if picture is not None]
         return self._draw(self.told(params, split), split, folder)
+
+    def _draw_curves(self, folder: Path) -> Path | None:
+        return draw_curves(folder, ["loss", "mae"] if self.config.model.decoder == "direct" else ["loss"])
 
     def _draw(self, told: Told, split: str, folder: Path) -> list[Path]:
         (series, cutoffs), plots = told.of, folder / "plots"
         some = np.linspace(0, len(series) - 1, min(4, len(series))).astype(int)
-        batch = self.windows.batch(series[some], cutoffs[some])
+        batch = self.scored.batch(series[some], cutoffs[some])
         before, came = (
             np.where(batch[f"{name}_exists"], batch[name], np.nan)[..., 0] for name in ("history", "target")
         )
-        y, exists = targets_of(self.windows, told.of)
+        y, exists = targets_of(self.scored, told.of)
         errors = {
             name: np.nanmean(np.where(exists, np.abs(y - values), np.nan), axis=0)
             for name, values in told.means.items()
@@ -222,7 +238,7 @@ class Forecasting(ForecastTask):
         if told.quantiles is not None:
             bands = tuple(told.quantiles[some][..., LEVELS.index(level)] for level in (0.1, 0.9))
         pictures = [
-            draw_curves(folder, ["loss", "mae"] if self.config.model.decoder == "direct" else ["loss"]),
+            self._draw_curves(folder),
             draw_windows(before, came, shown, bands, names, plots / f"forecasts-{split}.png"),
             draw_errors(errors, plots / f"errors-{split}.png"),
         ]
@@ -264,10 +280,14 @@ class Forecasting(ForecastTask):
 def splits_of(
     series: SeriesSet, windows: SeriesWindows, least_history: int, *, every: int
 ) -> Mapping[str, Windows]:
-    """The windows of each split: those whose targets lie in it wholly; `every` holds of all but training."""
+    """The windows of each split that has some: those whose targets lie in it wholly.
+
+    `every` is how far apart they are, of all splits but the training.
+    """
     least = {"least_history": min(least_history, windows.input_size)}
-    return {
+    splits = {
         "train": windows.within(0, series.train_stop, **least),
         "validation": windows.within(series.train_stop, series.validation_stop, every=every, **least),
         "test": windows.within(series.validation_stop, series.test_stop, every=every, **least),
     }
+    return {name: of for name, of in splits.items() if len(of[0]) or name == "train"}

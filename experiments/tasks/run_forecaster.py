@@ -15,7 +15,14 @@ from experiments.datasets.series_table import columns_of, read_table
 from experiments.tasks.forecast_pictures import draw_windows
 from experiments.tasks.forecasting import Shape, Units, make_model
 from lstmx.data import Panel, SeriesWindows
-from lstmx.forecasting import ForecastTask, Scales, forecast_frame, interval_columns, with_future
+from lstmx.forecasting import (
+    ForecastTask,
+    Scales,
+    forecast_frame,
+    in_logarithms,
+    interval_columns,
+    with_future,
+)
 
 # A picture of more series could not be read.
 _DRAWN = 4
@@ -64,6 +71,9 @@ class RunForecaster:
             units = Units(*(np.array(values)[places] for values in kept["units"]))
             panel = units.standardized(panel)
             self._mean, self._deviation = units.mean[:, None], units.deviation[:, None]
+        self._log = data.log
+        if data.log:
+            panel = in_logarithms(panel, ids)
         panel = _placed(panel, places, max(len(kept["ids"]), len(ids)))
         self.task = ForecastTask(
             SeriesWindows(panel, data.input_size, shape.horizon),
@@ -91,6 +101,8 @@ class RunForecaster:
         found = self.task.forecast(params, self._windows, tuple(bounds.values()))
         columns = {"forecast": found.mean[..., 0]}
         columns |= {name: found.quantiles[..., 0, at] for at, name in enumerate(bounds)}
+        if self._log:
+            return {name: np.exp(values) for name, values in columns.items()}
         return {name: self._mean + self._deviation * values for name, values in columns.items()}
 
     def plot(self, params, path: Path) -> None:

@@ -10,7 +10,7 @@ from lstmx.forecasting.frames import (
     with_future,
 )
 from lstmx.forecasting.frequencies import require_pandas
-from lstmx.forecasting.scales import Scales
+from lstmx.forecasting.scales import Scales, in_logarithms
 from lstmx.forecasting.task import Forecasts, ForecastTask
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "LSTMForecaster",
     "Scales",
     "forecast_frame",
+    "in_logarithms",
     "interval_columns",
     "read_frame",
     "require_pandas",

@@ -19,8 +19,8 @@ from flax import nnx
 import lstmx
 from lstmx.data import SeriesWindows
 from lstmx.forecasting.frames import FramePanel, forecast_frame, interval_columns, read_frame, with_future
-from lstmx.forecasting.scales import Scales
-from lstmx.forecasting.task import ForecastTask
+from lstmx.forecasting.scales import Scales, in_logarithms
+from lstmx.forecasting.task import Forecasts, ForecastTask
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 from lstmx.training import LoopConfig, OptimizerConfig, restore_params, train
 
@@ -56,6 +56,10 @@ class LSTMForecaster:
       patch_size: steps that are one step of the recurrent network; of the direct decoder.
       linear: whether a linear map of the history is added; of the direct decoder.
       scaler_type: how a window is normalized, see `lstmx.models.level_and_spread`; `"mean"` for counts.
+      log: whether logarithms of targets are read and forecast, which must be above 0: for series that grow by
+        percents. Forecasts are turned back, so that a mean becomes a median.
+      season_length: steps of a season that exponential smoothing takes out and puts back, with rates that are
+        learnt, of each series if `know_series` (ES-RNN); 0 for none.
       dropout_rate: in [0, 1).
       know_series: whether each series has features of its own, which are learnt; new ones cannot be
         forecast then.
@@ -95,6 +99,8 @@ class LSTMForecaster:
     patch_size: int = 1
     linear: bool = True
     scaler_type: str = "last_standard"
+    log: bool = False
+    season_length: int = 0
     dropout_rate: float = 0.1
     know_series: bool = False
     hist_exog_list: Sequence[str] = ()
@@ -118,7 +124,11 @@ class LSTMForecaster:
             raise ValueError(f"decoder must be direct or recurrent, got {self.decoder!r}")
         if self.decoder == "recurrent" and (self.hist_exog_list or self.patch_size > 1):
             raise ValueError("a recurrent decoder reads neither patches nor columns known up to now alone")
-        head_named(self.head, LEVELS if self.head == "quantiles" else None)
+        head = head_named(self.head, LEVELS if self.head == "quantiles" else None)
+        if self.log and not head.location_scale:
+            raise ValueError(f"log does not go with head={self.head!r}: logarithms of counts are no counts")
+        if self.season_length == 1 or self.season_length < 0:
+            raise ValueError(f"season_length must be 0 or at least 2, got {self.season_length}")
         self._fitted, self._series = None, None
 
     def fit(
@@ -330,7 +340,7 @@ class LSTMForecaster:
     def _train(self, series: FramePanel, stops: np.ndarray, val_size: int, names: dict[str, Any]) -> None:
         """Trains on the steps of each series before `stops`."""
         scales = Scales.of(series.panel, stops - val_size)
-        windows = SeriesWindows(scales.applied(series.panel), self.input_size, self.h)
+        windows = self._windows(series, scales)
         least = {"least_history": 1 if self.start_padding else self.input_size}
         splits = {"train": windows.within(0, stops - val_size, **least)}
         self._warn_of_short_series(series, np.unique(splits["train"][0]), least["least_history"])
@@ -370,6 +380,11 @@ class LSTMForecaster:
                 stacklevel=3,
             )
 
+    def _windows(self, series: FramePanel, scales: Scales) -> SeriesWindows:
+        """What the network sees of series."""
+        panel = in_logarithms(series.panel, series.ids) if self.log else series.panel
+        return SeriesWindows(scales.applied(panel), self.input_size, self.h)
+
     def _task(self, windows: SeriesWindows, splits, count: int) -> ForecastTask:
         sizes = {kind: getattr(windows.panel, kind).shape[1] for kind in ("historic", "future", "static")}
         return ForecastTask(
@@ -392,6 +407,7 @@ class LSTMForecaster:
             "hidden_size": self.encoder_hidden_size,
             "num_layers": self.encoder_n_layers,
             "scaling": self.scaler_type,
+            "season": self.season_length,
             "dropout_rate": self.dropout_rate,
             "rngs": rngs,
         }
@@ -407,9 +423,10 @@ class LSTMForecaster:
         fitted = self._require_fitted()
         levels = interval_columns(self.alias, level or ())
         levels |= {f"{self.alias}_ql{probability:g}": probability for probability in quantiles or ()}
-        scaled = SeriesWindows(fitted.scales.applied(series.panel), self.input_size, self.h)
-        task = self._task(scaled, {}, len(fitted.ids))
+        task = self._task(self._windows(series, fitted.scales), {}, len(fitted.ids))
         found = task.forecast(fitted.params, windows, tuple(levels.values()))
+        if self.log:
+            found = Forecasts(*map(np.exp, found))
         several = {name: found.quantiles[..., 0, at] for at, name in enumerate(levels)}
         return {self.alias: found.mean[..., 0], **several}
 

@@ -1,7 +1,7 @@
-"""Covariates on a common scale: mean 0 and deviation 1 over what is trained on."""
+"""Scales for networks: covariates of mean 0 and deviation 1 over what is trained on; logarithms."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,3 +45,28 @@ class Scales(NamedTuple):
         """The panel with its covariates on the scale."""
         scaled = {kind: (getattr(panel, kind) - self.mean[kind]) / self.deviation[kind] for kind in _KINDS}
         return dataclasses.replace(panel, **scaled)
+
+
+def in_logarithms(panel: Panel, ids: Sequence) -> Panel:
+    """The panel with the natural logarithms of its targets.
+
+    Args:
+      panel: the series.
+      ids: what they are called in errors.
+
+    Raises:
+      ValueError: if a target is not above 0.
+
+    Example:
+      >>> panel = Panel(np.array([0, 2]), np.array([[1.0], [np.e]]))
+      >>> in_logarithms(panel, ["a"]).targets.ravel()
+      array([0., 1.])
+    """
+    wrong = np.flatnonzero((panel.targets <= 0).any(axis=1))
+    if len(wrong):
+        number = int(np.searchsorted(panel.starts, wrong[0], side="right")) - 1
+        raise ValueError(
+            f"only values above 0 have logarithms, got {panel.targets[wrong[0]].min():g} in step "
+            f"{wrong[0] - panel.starts[number]} of series {ids[number]!r}, and {len(wrong) - 1} more"
+        )
+    return dataclasses.replace(panel, targets=np.log(panel.targets))

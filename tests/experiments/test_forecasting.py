@@ -233,6 +233,66 @@ def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path
         RunForecaster(config, task.assets(), tmp_path / "new.csv")
 
 
+def test_what_is_seen_in_logarithms_is_scored_in_the_units_of_the_data(tmp_path):
+    """The same as that of the logarithms, turned back."""
+    series = waves()
+    logs = series._replace(panel=dataclasses.replace(series.panel, targets=np.log(series.panel.targets)))
+    plain = configured()
+    config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, log=True))
+    task, of_logs = Forecasting(config, series), Forecasting(plain, logs)
+    params, _ = task.init(jax.random.key(0))
+    told, expected = task.told(params, "test"), of_logs.told(params, "test")
+    np.testing.assert_allclose(told.means["lstm"], np.exp(expected.means["lstm"]), rtol=1e-5)
+    np.testing.assert_allclose(told.quantiles, np.exp(expected.quantiles), rtol=1e-5)
+    assert np.all(told.quantiles[..., LEVELS.index(0.5)] == told.means["lstm"])
+    naive = seasonal_naive(SeriesWindows(series.panel, 18, 6), told.of, 5)
+    np.testing.assert_array_equal(told.means["seasonal naive"], naive)
+    target = series.panel.targets.reshape(3, 240)[:, 200:]
+    assert task.scores(told)["last value"]["mae"] == pytest.approx(
+        np.abs(target[:, 4:] - told.means["last value"].reshape(3, 36)).mean(), rel=1e-5
+    )
+
+    months = pandas.date_range("2020-01-01", periods=240, freq="MS")
+    table = pandas.DataFrame({"unique_id": "b", "ds": months, "y": series.panel.series(1)[:, 0]})
+    table.to_csv(tmp_path / "new.csv", index=False)
+    found = RunForecaster(config, task.assets(), tmp_path / "new.csv").table(params, [80])
+    said = of_logs.forecast(params, (np.array([1]), np.array([240])), (0.1,))
+    np.testing.assert_allclose(found["forecast"], np.exp(said.mean[0, :, 0]), rtol=1e-5)
+    np.testing.assert_allclose(found["forecast-lo-80"], np.exp(said.quantiles[0, :, 0, 0]), rtol=1e-5)
+
+    series.panel.targets[250] = 0
+    with pytest.raises(ValueError, match="above 0 have logarithms, got 0 in step 10 of series 'b'"):
+        Forecasting(config, series)
+
+
+def test_the_season_that_is_smoothed_is_that_of_the_set():
+    config = configured()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, smooth=True))
+    task = Forecasting(config, waves())
+    params, _ = task.init(jax.random.key(0))
+    assert task.model(params).scaling.smoothing.season == 5
+    assert np.isfinite(task.evaluate(params, "validation")["loss"])
+
+
+def test_cuts_elsewhere(tmp_path):
+    """The former part to choose by is a test of what is trained on all that was before."""
+    series = waves()
+    earlier = series.cut(back=40, until="test")
+    stops = earlier.train_stop, earlier.validation_stop, earlier.test_stop
+    assert [stop.tolist() for stop in stops] == [[160] * 3, [160] * 3, [200] * 3]
+    task, whole = Forecasting(configured(), earlier), Forecasting(configured(), series)
+    assert task.splits == ("train", "test")
+    for name, of in (("test", "validation"), ("train", "train")):
+        np.testing.assert_array_equal(task.windows_of[name], whole.windows_of[of])
+    params, _ = task.init(jax.random.key(0))
+    assert task.draw(params, tmp_path) == []
+    assert "linear" in task.told(params, "test").means
+    with pytest.raises(ValueError, match="back must be at least 0, got -1"):
+        series.cut(back=-1)
+    with pytest.raises(ValueError, match="parts of made up are fixed by convention"):
+        waves(standardized=True).cut(until="test")
+
+
 def test_data_that_have_changed_are_noticed():
     config = configured()
     one, other = (Forecasting(config, waves(length=length)).assets() for length in (240, 241))

@@ -171,6 +171,34 @@ def test_it_beats_the_season_it_has_to_learn():
     assert (np.abs(found["lstmx"] - found["y"]) / scale).mean() < 0.15
 
 
+def test_logarithms_are_those_of_the_frame(tmp_path):
+    df = frame().drop(columns="price")
+    df["y"] = df["y"].abs() + 0.1
+    forecaster = LSTMForecaster(h=4, log=True, **SMALL).fit(df)
+    found = forecaster.predict(level=[80])
+    expected = LSTMForecaster(h=4, **SMALL).fit(df.assign(y=np.log(df["y"]))).predict(level=[80])
+    columns = ["lstmx", "lstmx-lo-80", "lstmx-hi-80"]
+    np.testing.assert_allclose(found[columns], np.exp(expected[columns]), rtol=1e-5)
+    forecaster.save(tmp_path)
+    pd.testing.assert_frame_equal(LSTMForecaster.load(tmp_path).predict(df, level=[80]), found)
+    with pytest.raises(ValueError, match="got -3 in step 1 of series 'a', and 0 more"):
+        forecaster.fit(df.assign(y=np.where(df.index == 1, -3, df["y"])))
+
+
+def test_a_season_is_smoothed():
+    """Without an update, what goes on is the season."""
+    days = pd.date_range("2024-01-01", periods=35, freq="D")
+    y = np.resize([5.0, 1.0, 2.0, 2.0, 4.0, 9.0, 7.0], 35)
+    df = pd.DataFrame({"unique_id": "a", "ds": days, "y": y})
+    options = {**SMALL, "input_size": 21, "max_steps": 1, "learning_rate": 1e-9, "know_series": True}
+    found = LSTMForecaster(h=7, season_length=7, **options).fit(df).predict()
+    plain = LSTMForecaster(h=7, **options).fit(df).predict()
+    spread = y[:21].std()
+    assert np.corrcoef(found["lstmx"], y[:7])[0, 1] > 0.95
+    assert np.abs(found["lstmx"] - y[:7]).mean() < spread
+    assert np.abs(plain["lstmx"] - y[:7]).mean() > spread
+
+
 @pytest.mark.parametrize("decoder", ["direct", "recurrent"])
 def test_the_same_seed_gives_the_same_forecasts(decoder):
     df = frame().drop(columns="price")
@@ -216,6 +244,8 @@ def test_gaps_short_and_constant_series():
         (lambda df: LSTMForecaster(h=3, decoder="beam"), "decoder must be direct or recurrent"),
         (lambda df: LSTMForecaster(h=3, decoder="recurrent", patch_size=2), "reads neither patches"),
         (lambda df: LSTMForecaster(h=3, head="cauchy"), "cauchy"),
+        (lambda df: LSTMForecaster(h=3, log=True, head="negative_binomial"), "log does not go with head="),
+        (lambda df: LSTMForecaster(h=3, season_length=1), "season_length must be 0 or at least 2, got 1"),
         (lambda df: LSTMForecaster(h=3).predict(), "not fitted: call fit first"),
         (lambda df: LSTMForecaster(h=3).fit(df, val_size=2), "at least h, which is 3, got 2"),
         (lambda df: LSTMForecaster(h=90).fit(df), "no window to train on: no series has 90 steps"),
