@@ -60,7 +60,7 @@ class Spec(NamedTuple):
       read: makes the series of its tables, in the order of `files`.
       mase_season: steps back of the naive forecast of MASE, if they are not the season.
       package: that has the files, if they come with one.
-      standardized, log_prices: as of `SeriesSet`.
+      standardized, log_prices, dated: as of `SeriesSet`.
     """
 
     files: tuple[str, ...]
@@ -73,6 +73,7 @@ class Spec(NamedTuple):
     package: str | None = None
     standardized: bool = False
     log_prices: bool = False
+    dated: bool = True
 
 
 def _from_end(steps: int, validation: int, test: int) -> tuple[int, int, int]:
@@ -305,16 +306,36 @@ SETS = {
     },
     "weather": Spec(("weather.csv",), "weather", "10min", 144, 96, _jena, standardized=True),
     "m4-hourly": Spec(
-        ("Hourly-train.csv", "Hourly-test.csv"), "m4", "h", 24, 48, functools.partial(_m4, horizon=48)
+        ("Hourly-train.csv", "Hourly-test.csv"),
+        "m4",
+        "h",
+        24,
+        48,
+        functools.partial(_m4, horizon=48),
+        dated=False,
     ),
     "m4-weekly": Spec(
-        ("Weekly-train.csv", "Weekly-test.csv"), "m4", "W", 52, 13, functools.partial(_m4, horizon=13), 1
+        ("Weekly-train.csv", "Weekly-test.csv"),
+        "m4",
+        "W",
+        52,
+        13,
+        functools.partial(_m4, horizon=13),
+        mase_season=1,
+        dated=False,
     ),
     "retail": Spec(("aus_retail.csv",), "aus_retail", "MS", 12, 24, _retail),
     "electricity": Spec(("vic_electricity.csv",), "vic_electricity", "30min", 48, 48, _electricity),
     "bike": Spec(("bike_sharing_hour.csv",), "bike_sharing", "h", 24, 24, _bicycles),
     "sp500": Spec(
-        ("sp500-2000.csv", *(f"{name}.csv" for name in _GAFA)), "sp500", "B", 1, 20, _prices, log_prices=True
+        ("sp500-2000.csv", *(f"{name}.csv" for name in _GAFA)),
+        "sp500",
+        "B",
+        1,
+        20,
+        _prices,
+        log_prices=True,
+        dated=False,
     ),
     "vega-weather": Spec(("seattle-weather.csv",), "vega", "D", 365, 14, _seattle, package="vega_datasets"),
     "vega-stocks": Spec(

@@ -34,6 +34,7 @@ from experiments.datasets.series_files import find_files, missing_files, read_ta
 from experiments.datasets.series_readers import SETS, Found
 from lstmx.data import text_of
 from lstmx.data.series import Panel
+from lstmx.forecasting.frequencies import times_at
 
 NAMES = tuple(SETS)
 _SPLIT = "series"
@@ -59,6 +60,8 @@ class SeriesSet(NamedTuple):
       standardized: whether it is scored, by convention, in units of each series' mean and deviation over the
         training part.
       log_prices: whether the values are logarithms of prices.
+      dated: whether the times of steps follow from `start` and `frequency`: they do not where dates are made
+        up, or where days without trade are left out.
     """
 
     name: str
@@ -77,6 +80,23 @@ class SeriesSet(NamedTuple):
     static_names: tuple[str, ...]
     standardized: bool = False
     log_prices: bool = False
+    dated: bool = True
+
+    def times(self, series: np.ndarray, steps: np.ndarray) -> np.ndarray | None:
+        """The times of steps of series, datetime64, for labels; None if they are not known.
+
+        Args:
+          series: int [M], which series.
+          steps: int [M, T]; those before the first are taken for it.
+        """
+        if not self.dated or importlib.util.find_spec("pandas") is None:
+            return None
+        starts = np.broadcast_to(self.start[series][:, None], steps.shape).ravel()
+        return (
+            times_at(starts, np.maximum(steps, 0).ravel(), self.frequency, None)
+            .to_numpy()
+            .reshape(steps.shape)
+        )
 
     def cut(self, *, back: int = 0, until: Literal["validation", "test"] = "validation") -> "SeriesSet":
         """The set with other cuts.
@@ -292,4 +312,5 @@ def _series_set(name: str, records: Sequence) -> SeriesSet:
         static_names=static,
         standardized=chosen.standardized,
         log_prices=chosen.log_prices,
+        dated=chosen.dated,
     )

@@ -109,7 +109,7 @@ def table_set(
         "table", tuple(map(str, series.ids)), series.panel,
         np.zeros(len(ends), "datetime64[s]") if integers else series.starts.astype("datetime64[s]"),
         str(series.freq), season, season, horizon, cuts[:, 0], cuts[:, 1], ends,
-        series.historic, series.future, series.static,
+        series.historic, series.future, series.static, dated=not integers,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.tasks.pictures import new_figure, saved
+from experiments.tasks.pictures import new_figure, saved, with_dates
 
 
 def draw_windows(
@@ -18,6 +18,7 @@ def draw_windows(
     bands: tuple[np.ndarray, np.ndarray] | None,
     names: Sequence[str],
     path: Path,
+    times: np.ndarray | None = None,
 ) -> Path | None:
     """Draws forecasts against what came, one panel for each window.
 
@@ -28,6 +29,7 @@ def draw_windows(
       bands: the bounds of the 80 % interval of the first method, float [M, H] each; or None.
       names: of the windows [M].
       path: the file.
+      times: datetime64 or int [M, L + H], of the steps; if not given they are counted from the forecast.
 
     Returns:
       The file; None without matplotlib.
@@ -36,21 +38,26 @@ def draw_windows(
     figure = new_figure(9, 2.4 * count + 0.4)
     if figure is None:
         return None
-    shown = min(history.shape[1], 3 * target.shape[1])
-    steps, ahead = np.arange(-shown + 1, target.shape[1] + 1), np.arange(1, target.shape[1] + 1)
+    horizon = target.shape[1]
+    shown = min(history.shape[1], 3 * horizon)
     for row, axes in enumerate(figure.subplots(count, 1, squeeze=False)[:, 0]):
-        values = np.concatenate([history[row, -shown:], target[row]])
-        axes.plot(steps, values, color="black", linewidth=1, label="series")
+        steps = np.arange(-shown + 1, horizon + 1) if times is None else times[row, -shown - horizon :]
+        ahead = steps[-horizon:]
+        axes.plot(steps, np.append(history[row, -shown:], target[row]), "black", linewidth=1, label="series")
         if bands is not None:
             low, high = bands
             axes.fill_between(ahead, low[row], high[row], color="C0", alpha=0.25, label="80 % interval", lw=0)
         for number, (method, values) in enumerate(forecasts.items()):
             style = {"linewidth": 2} if number == 0 else {"linewidth": 1, "linestyle": "--"}
             axes.plot(ahead, values[row], color=f"C{number}", label=method, **style)
-        axes.axvline(0.5, color="grey", linewidth=0.5)
+        # Between what was known and what was forecast.
+        axes.axvline(ahead[0] - (ahead[0] - steps[-horizon - 1]) / 2, color="grey", linewidth=0.5)
         axes.set(title=names[row], ylabel="value")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="steps ahead")
+        if steps.dtype.kind == "M":
+            with_dates(axes)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="steps ahead" if times is None else "")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return saved(figure, path)
 

@@ -232,14 +232,18 @@ class Forecasting(ForecastTask):
             name: np.nanmean(np.where(exists, np.abs(y - values), np.nan), axis=0)
             for name, values in told.means.items()
         }
-        names = [f"{self.set.ids[series[row]]}, step {cutoffs[row]:,}" for row in some]
+        size, horizon = self.scored.input_size, self.scored.horizon
+        times = self.set.times(series[some], cutoffs[some][:, None] + np.arange(-size, horizon))
+        names = [self.set.ids[series[row]] for row in some]
+        if times is None:
+            names = [f"{name}, step {cutoffs[row]:,}" for name, row in zip(names, some, strict=True)]
         shown = {name: values[some] for name, values in told.means.items() if name != "last value"}
         bands = None
         if told.quantiles is not None:
             bands = tuple(told.quantiles[some][..., LEVELS.index(level)] for level in (0.1, 0.9))
         pictures = [
             self._draw_curves(folder),
-            draw_windows(before, came, shown, bands, names, plots / f"forecasts-{split}.png"),
+            draw_windows(before, came, shown, bands, names, plots / f"forecasts-{split}.png", times),
             draw_errors(errors, plots / f"errors-{split}.png"),
         ]
         if told.quantiles is not None:

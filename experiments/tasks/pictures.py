@@ -44,6 +44,15 @@ def new_figure(width: float, height: float):
     return Figure((width, height), layout="constrained")
 
 
+def with_dates(axes) -> None:
+    """Labels an axis of datetime64 briefly: the year once, not at every tick."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
 def saved(figure, path: Path) -> Path:
     """Writes a figure to a file, and returns the file."""
     path.parent.mkdir(parents=True, exist_ok=True)

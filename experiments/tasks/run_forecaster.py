@@ -21,6 +21,7 @@ from lstmx.forecasting import (
     forecast_frame,
     in_logarithms,
     interval_columns,
+    times_of,
     with_future,
 )
 
@@ -115,11 +116,17 @@ class RunForecaster:
         forecast, *bands = (values[:_DRAWN] for values in columns.values())
         panel, size = self.series.panel, self.task.windows.input_size
         cutoffs = panel.observed[:_DRAWN]
+        steps = cutoffs[:, None] + np.arange(-size, self.task.windows.horizon)
+        index = times_of(self.series, np.arange(len(cutoffs))[:, None], np.maximum(steps, 0))
+        times = (
+            (index if self.series.zone is None else index.tz_localize(None)).to_numpy().reshape(steps.shape)
+        )
         batch = SeriesWindows(panel, size, 1).batch(np.arange(len(cutoffs)), cutoffs)
         history = np.where(batch["history_exists"], batch["history"], np.nan)[..., 0]
         nothing = np.full(forecast.shape, np.nan)
         names = [str(label) for label in self.series.ids[:_DRAWN]]
-        if draw_windows(history, nothing, {self._name: forecast}, tuple(bands) or None, names, path) is None:
+        told = {self._name: forecast}
+        if draw_windows(history, nothing, told, tuple(bands) or None, names, path, times) is None:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
 
 

@@ -161,6 +161,7 @@ def test_m4_is_ragged_and_its_test_is_a_file(load):
     assert (found.ids, found.season, found.mase_season, found.horizon) == (("W1", "W2"), 52, 1, 13)
     assert [stops.tolist() for stops in found[8:11]] == [[17, 27], [30, 40], [43, 53]]
     np.testing.assert_array_equal(found.panel.series(0)[:, 0], [*range(2, 31), 1, *range(2, 14), 1])
+    assert found.times(np.array([0]), np.array([[3]])) is None
 
 
 def test_retail_ends_with_the_calendar(load):
@@ -176,6 +177,9 @@ def test_retail_ends_with_the_calendar(load):
     assert found.panel.static.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1]]
     assert found.future_names == ("year_sin", "year_cos")
     np.testing.assert_allclose(found.panel.future[[0, 12, 96]], [[0, 1]] * 3, atol=1e-12)
+    times = found.times(np.array([1, 0]), np.array([[-1, 0], [11, 12]]))
+    months = times.astype("datetime64[M]") - found.start[[1, 0]].astype("datetime64[M]")[:, None]
+    assert months.astype(int).tolist() == [[0, 0], [11, 12]]
 
 
 def test_electricity_has_the_calendar_of_melbourne(load):
