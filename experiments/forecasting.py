@@ -83,6 +83,7 @@ class ModelConfig:
     """The network.
 
     Attributes:
+        multivariate: whether all series are read and forecast together, rather than each by itself.
         decoder: all steps at once, or one after the other from samples of the one before (DeepAR).
         cell: recurrent cell.
         hidden_size: units of a layer.
@@ -99,6 +100,7 @@ class ModelConfig:
         dropout_rate: of inputs, between layers and of outputs.
     """
 
+    multivariate: bool = False
     decoder: Literal["direct", "recurrent"] = "direct"
     cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm"
     hidden_size: int = 32

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,8 +65,9 @@ class Shape(NamedTuple):
       horizon: steps to forecast.
       historic, future, static: how many covariates there are of each kind.
       series: how many series.
-      season: steps of the main season; 1 for none.
       missing: whether values may be missing.
+      season: steps of the main season; 1 for none.
+      targets: how many series are read together.
     """
 
     horizon: int
@@ -74,14 +75,9 @@ class Shape(NamedTuple):
     future: int
     static: int
     series: int
-    season: int
     missing: bool
-
-    @classmethod
-    def of(cls, panel: Panel, horizon: int, season: int, missing: bool) -> "Shape":
-        """That of a panel."""
-        counts = (getattr(panel, kind).shape[1] for kind in ("historic", "future", "static"))
-        return cls(horizon, *counts, len(panel), season, missing)
+    season: int = 1
+    targets: int = 1
 
 
 def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | RecurrentForecaster:
@@ -90,6 +86,7 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
     common = {
         "input_size": config.data.input_size,
         "horizon": shape.horizon,
+        "targets": shape.targets,
         "head": head_named(config.head, LEVELS if config.head == "quantiles" else None),
         "future": shape.future,
         "static": shape.static,
@@ -106,27 +103,45 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
     return DirectForecaster(historic=shape.historic, missing=shape.missing, **own, **common)
 
 
+def seen(config, panel: Panel, ids: Sequence[str]) -> Panel:
+    """What the network of a config sees of a panel that is in the units of scores."""
+    if config.data.log:
+        panel = in_logarithms(panel, ids)
+    return panel.together() if config.model.multivariate else panel
+
+
+def by_series(config, said: Forecasts) -> Forecasts:
+    """Forecasts in the units of scores, the targets of windows [M, H, D] as series [D * M, H], with [Q]."""
+    if config.data.log:
+        said = Forecasts(*map(np.exp, said))
+    return Forecasts(*(np.concatenate(np.moveaxis(values, 2, 0)) for values in said))
+
+
 class Forecasting(ForecastTask):
     """The task of a config and a set of series; see `lstmx.forecasting.ForecastTask`."""
 
     def __init__(self, config, series: SeriesSet):
         self.config, self.set = config, series
         data = config.data
+        horizon = series.horizon if data.horizon is None else data.horizon
         self.units = Units.of(series) if series.standardized else None
         panel = series.panel if self.units is None else self.units.standardized(series.panel)
+        # What is scored, series by series in the units of scores; the network may see it otherwise.
+        self.scored = SeriesWindows(panel, data.input_size, horizon)
+        every = 1 if series.standardized else horizon
+        self.scored_of = splits = splits_of(series, self.scored, data.least_history, every=every)
         self.scales = Scales.of(panel, series.train_stop)
-        panel = self.scales.applied(panel)
+        panel = seen(config, self.scales.applied(panel), series.ids)
+        if config.model.multivariate:
+            if config.model.know_series:
+                raise ValueError("a multivariate model knows its series: multivariate excludes know_series")
+            splits = _together(splits, series)
+        counts = (getattr(panel, kind).shape[1] for kind in ("historic", "future", "static"))
         missing = bool(np.isnan(panel.targets).any()) or data.least_history < data.input_size
-        horizon = series.horizon if data.horizon is None else data.horizon
-        self.shape = Shape.of(panel, horizon, series.season, missing)
-        windows = SeriesWindows(panel, data.input_size, horizon)
-        # What is scored, in the units of scores; the network may see logarithms of it.
-        self.scored = windows
-        if data.log:
-            windows = dataclasses.replace(windows, panel=in_logarithms(panel, series.ids))
+        self.shape = Shape(horizon, *counts, len(series.ids), missing, series.season, panel.targets.shape[1])
         super().__init__(
-            windows,
-            splits_of(series, windows, data.least_history, every=1 if series.standardized else horizon),
+            dataclasses.replace(self.scored, panel=panel),
+            splits,
             lambda rngs: make_model(config, self.shape, rngs),
             batch_size=data.batch_size,
             seed=config.seed,
@@ -136,21 +151,19 @@ class Forecasting(ForecastTask):
 
     def told(self, params, split: str) -> Told:
         """The forecasts of all windows of a split."""
-        of, windows = self.windows_of[split], self.scored
-        levels = () if self.config.head in ("mse", "mae") else LEVELS
-        said = self.forecast(params, of, levels)
-        if self.config.data.log:
-            said = Forecasts(*map(np.exp, said))
-        means = {self.config.model.cell: said.mean[..., 0], "last value": last_value(windows, of)}
+        of, windows, config = self.scored_of[split], self.scored, self.config
+        levels = () if config.head in ("mse", "mae") else LEVELS
+        said = by_series(config, self.forecast(params, self.windows_of[split], levels))
+        means = {config.model.cell: said.mean, "last value": last_value(windows, of)}
         if self.set.season > 1:
             means["seasonal naive"] = seasonal_naive(windows, of, self.set.season)
         means["linear"] = self._linear(windows, of)
-        return Told(of, means, said.quantiles[..., 0, :] if levels else None)
+        return Told(of, means, said.quantiles if levels else None)
 
     @functools.cached_property
     def _linear(self) -> LinearForecaster:
         nothing = np.zeros(0, int), np.zeros(0, int)
-        known = (self.windows_of.get(split, nothing) for split in ("train", "validation"))
+        known = (self.scored_of.get(split, nothing) for split in ("train", "validation"))
         return LinearForecaster(self.scored, *known, divided=not self.set.standardized)
 
     def scores(self, told: Told) -> dict[str, dict[str, float]]:
@@ -265,7 +278,7 @@ class Forecasting(ForecastTask):
 
     def assets(self) -> dict[str, str]:
         """What is needed to forecast other series, and by what a run notices that its own have changed."""
-        panel = self.set.panel
+        panel, model = self.set.panel, self.config.model
         digest = hashlib.sha256(panel.starts.tobytes())
         for name in ("targets", "historic", "future", "static"):
             digest.update(getattr(panel, name).tobytes())
@@ -275,7 +288,7 @@ class Forecasting(ForecastTask):
             "frequency": self.set.frequency,
             "shape": self.shape._asdict(),
             "scales": [{kind: v.tolist() for kind, v in part.items()} for part in self.scales],
-            "ids": self.set.ids if self.config.model.know_series or self.units else (),
+            "ids": self.set.ids if model.know_series or model.multivariate or self.units else (),
             "units": self.units and [values.tolist() for values in self.units],
         }
         return {"series.json": json.dumps(kept, indent=2)}
@@ -295,3 +308,11 @@ def splits_of(
         "test": windows.within(series.validation_stop, series.test_stop, every=every, **least),
     }
     return {name: of for name, of in splits.items() if len(of[0]) or name == "train"}
+
+
+def _together(splits: Mapping[str, Windows], series: SeriesSet) -> Mapping[str, Windows]:
+    """Windows of the one series that has the targets of all, which must have the same windows."""
+    stops = series.train_stop, series.validation_stop, series.test_stop, series.start
+    if any((stop != stop[0]).any() for stop in stops):
+        raise ValueError("series that are read together must begin together and be cut at the same steps")
+    return {name: (of[of == 0], cutoffs[of == 0]) for name, (of, cutoffs) in splits.items()}

@@ -13,13 +13,13 @@ import numpy as np
 
 from experiments.datasets.series_table import columns_of, read_table
 from experiments.tasks.forecast_pictures import draw_windows
-from experiments.tasks.forecasting import Shape, Units, make_model
+from experiments.tasks.forecasting import Shape, Units, by_series, make_model, seen
 from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import (
     ForecastTask,
+    FramePanel,
     Scales,
     forecast_frame,
-    in_logarithms,
     interval_columns,
     times_of,
     with_future,
@@ -72,10 +72,13 @@ class RunForecaster:
             units = Units(*(np.array(values)[places] for values in kept["units"]))
             panel = units.standardized(panel)
             self._mean, self._deviation = units.mean[:, None], units.deviation[:, None]
-        self._log = data.log
-        if data.log:
-            panel = in_logarithms(panel, ids)
         panel = _placed(panel, places, max(len(kept["ids"]), len(ids)))
+        ends = self.series.panel.observed
+        self._config, self._windows, self._rows = config, (places, ends), slice(None)
+        if config.model.multivariate:
+            _require_together(self.series, kept["ids"])
+            self._windows, self._rows = (np.zeros(1, int), ends[:1]), places
+        panel = seen(config, panel, kept["ids"] or ids)
         self.task = ForecastTask(
             SeriesWindows(panel, data.input_size, shape.horizon),
             {},
@@ -84,7 +87,6 @@ class RunForecaster:
             seed=config.seed,
             paths=config.paths,
         )
-        self._windows = places, self.series.panel.observed
         self._name, self._point = config.model.cell, config.head in ("mse", "mae")
 
     def table(self, params, level: Sequence[float]) -> Any:
@@ -99,12 +101,10 @@ class RunForecaster:
     def _columns(self, params, level: Sequence[float]) -> dict[str, np.ndarray]:
         """The columns of forecasts, [N, H] each, in the units of the file."""
         bounds = interval_columns("forecast", level)
-        found = self.task.forecast(params, self._windows, tuple(bounds.values()))
-        columns = {"forecast": found.mean[..., 0]}
-        columns |= {name: found.quantiles[..., 0, at] for at, name in enumerate(bounds)}
-        if self._log:
-            return {name: np.exp(values) for name, values in columns.items()}
-        return {name: self._mean + self._deviation * values for name, values in columns.items()}
+        found = by_series(self._config, self.task.forecast(params, self._windows, tuple(bounds.values())))
+        columns = {"forecast": found.mean}
+        columns |= {name: found.quantiles[..., at] for at, name in enumerate(bounds)}
+        return {name: self._mean + self._deviation * values[self._rows] for name, values in columns.items()}
 
     def plot(self, params, path: Path) -> None:
         """Draws the first series and their forecasts.
@@ -128,6 +128,20 @@ class RunForecaster:
         told = {self._name: forecast}
         if draw_windows(history, nothing, told, tuple(bands) or None, names, path, times) is None:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
+
+
+def _require_together(series: FramePanel, ids: Sequence[str]) -> None:
+    """Raises ValueError unless the series are those that are read together, from one step to another."""
+    for label in ids:
+        if label not in map(str, series.ids):
+            raise ValueError(f"the run reads {len(ids)} series together, but there is no {label!r}")
+    ends = [str(times_of(series, number, end - 1)[0]) for number, end in enumerate(series.panel.observed)]
+    for label, start, end in zip(series.ids, series.starts, ends, strict=True):
+        if (start, end) != (series.starts[0], ends[0]):
+            raise ValueError(
+                f"series that are read together must have the same steps: {series.ids[0]!r} those from "
+                f"{series.starts[0]} to {ends[0]}, {label!r} those from {start} to {end}"
+            )
 
 
 def _placed(panel: Panel, places: np.ndarray, count: int) -> Panel:

@@ -88,6 +88,33 @@ class Panel:
         """The targets of one series, float64 [steps, D]."""
         return self.targets[self.starts[number] : self.starts[number + 1]]
 
+    def together(self) -> "Panel":
+        """One series with the targets of all, side by side, for a model that reads them together.
+
+        What is known up to now stands side by side too; what is known ahead must be the same in all.
+
+        Raises:
+          ValueError: if the series do not have the same steps, differ in what is known ahead, or have static
+            features, which would tell nothing apart.
+
+        Example:
+          >>> Panel(np.array([0, 2, 4]), np.arange(4.0)[:, None]).together().targets
+          array([[0., 2.],
+                 [1., 3.]])
+        """
+        count, lengths = len(self), self.lengths
+        for number in np.flatnonzero(lengths != lengths[0])[:1]:
+            raise ValueError(
+                f"series that are read together must be equally long, got {lengths[0]} and {lengths[number]}"
+            )
+        future = self.future.reshape(count, lengths[0], -1)
+        if self.static.shape[1] or (future != future[0]).any():
+            raise ValueError(
+                "series that are read together must share what is known ahead and have no static features"
+            )
+        beside = (np.hstack(np.split(values, count)) for values in (self.targets, self.historic))
+        return Panel(np.array([0, lengths[0]]), *beside, future[0])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeriesWindows:

@@ -131,3 +131,22 @@ def test_parts_hold_every_window(size):
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_series_together_stand_side_by_side():
+    chance = np.random.default_rng(0)
+    targets, historic = chance.normal(size=(8, 1)), chance.normal(size=(8, 2))
+    future = np.tile(chance.normal(size=(4, 3)), (2, 1))
+    panel = Panel(np.array([0, 4, 8]), targets, historic, future)
+    found = panel.together()
+    assert found.starts.tolist() == [0, 4]
+    np.testing.assert_array_equal(found.targets, np.stack([targets[:4, 0], targets[4:, 0]], axis=1))
+    np.testing.assert_array_equal(found.historic, np.concatenate([historic[:4], historic[4:]], axis=1))
+    np.testing.assert_array_equal(found.future, future[:4])
+    for other, message in (
+        (Panel(np.array([0, 3, 8]), targets), "equally long, got 3 and 5"),
+        (Panel(np.array([0, 4, 8]), targets, future=np.arange(8.0)[:, None]), "share what is known ahead"),
+        (Panel(np.array([0, 4, 8]), targets, static=np.ones((2, 1))), "have no static features"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.together()

@@ -13,7 +13,7 @@ import utilsforecast.losses
 from experiments import forecasting
 from experiments.datasets.series_sets import SeriesSet
 from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
-from experiments.tasks.forecast_scores import scores, skill
+from experiments.tasks.forecast_scores import scores, skill, targets_of
 from experiments.tasks.forecasting import Forecasting
 from experiments.tasks.run_forecaster import RunForecaster
 from lstmx.data import Panel, SeriesWindows
@@ -291,6 +291,51 @@ def test_cuts_elsewhere(tmp_path):
         series.cut(back=-1)
     with pytest.raises(ValueError, match="parts of made up are fixed by convention"):
         waves(standardized=True).cut(until="test")
+
+
+def test_a_multivariate_model_reads_all_series_together(tmp_path):
+    """What is told of a series is what the model says of the window of all, in the units of the file."""
+    config = configured(head="gaussian")
+    model = dataclasses.replace(config.model, multivariate=True, scaling="standard")
+    config = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, log=True))
+    series = waves()
+    task = Forecasting(config, series)
+    params, _ = task.init(jax.random.key(0))
+    told = task.told(params, "test")
+    y, _ = targets_of(task.scored, told.of)
+    assert y.shape == told.means["lstm"].shape == (3 * 6, 6)
+    assert task.evaluate(params, "test")["mse"] > 0
+    values = series.panel.targets.reshape(3, 240).T
+    for number, row in ((0, 0), (1, 8), (2, 17)):
+        cutoff = told.of[1][row]
+        assert told.of[0][row] == number
+        np.testing.assert_allclose(y[row], values[cutoff : cutoff + 6, number], rtol=1e-6)
+        history = np.log(values[cutoff - 18 : cutoff])[None].astype(np.float32)
+        network = task.model(params)
+        said = network.head.mean(network(history, np.ones_like(history, bool)))[0, :, number]
+        np.testing.assert_allclose(told.means["lstm"][row], np.exp(said), rtol=1e-4)
+
+    months = pandas.date_range("2020-01-01", periods=240, freq="MS")
+    parts = [
+        pandas.DataFrame({"unique_id": label, "ds": months, "y": values[:, "abc".index(label)]})
+        for label in "cab"
+    ]
+    pandas.concat(parts).to_csv(tmp_path / "new.csv", index=False)
+    found = RunForecaster(config, task.assets(), tmp_path / "new.csv").table(params, [80])
+    said = np.exp(task.forecast(params, (np.array([0]), np.array([240]))).mean[0])
+    np.testing.assert_allclose(found["forecast"].to_numpy().reshape(3, 6), said.T, rtol=1e-5)
+    for frames, message in (
+        (parts[:2], "the run reads 3 series together, but there is no 'b'"),
+        ((*parts[:2], parts[2][:-1]), "'a' those from .* to 2039-12-01.*, 'b' those from .* to 2039-11-01"),
+    ):
+        pandas.concat(frames).to_csv(tmp_path / "new.csv", index=False)
+        with pytest.raises(ValueError, match=message):
+            RunForecaster(config, task.assets(), tmp_path / "new.csv")
+    with pytest.raises(ValueError, match="begin together and be cut at the same steps"):
+        Forecasting(config, series._replace(train_stop=np.array([160, 161, 160])))
+    known = dataclasses.replace(config, model=dataclasses.replace(model, know_series=True))
+    with pytest.raises(ValueError, match="multivariate excludes know_series"):
+        Forecasting(known, series)
 
 
 def test_data_that_have_changed_are_noticed():
