@@ -96,6 +96,8 @@ class ModelConfig:
         smooth: whether exponential smoothing takes out the level and the season of the set, with rates that
             are learnt (ES-RNN).
         linear: whether a linear map of the history is added to the forecast; not to be had with counts.
+        shrinkage: how much of what the network adds to the level (and season) of its normalization is taken
+            back in forecasts, in [0, 1); of the direct decoder.
         know_series: whether each series has features of its own, which are learnt.
         dropout_rate: of inputs, between layers and of outputs.
     """
@@ -112,6 +114,7 @@ class ModelConfig:
     affine: bool = False
     smooth: bool = False
     linear: bool = True
+    shrinkage: float = 0.0
     know_series: bool = False
     dropout_rate: float = 0.4
 
@@ -187,6 +190,24 @@ PRESETS = {
         data=DataConfig(name="electricity", input_size=336, least_history=336, batch_size=128),
         model=ModelConfig(hidden_size=128, patch_size=24, linear=True, dropout_rate=0.2),
         optimizer=replace(COSINE, learning_rate=1e-3),
+        loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
+    ),
+    "retail": Config(
+        steps=1500,
+        data=DataConfig(
+            name="retail", input_size=60, least_history=36, batch_size=128, log=True, train_until="test"
+        ),
+        model=ModelConfig(
+            hidden_size=64,
+            patch_size=12,
+            readout="all",
+            scaling="none",
+            smooth=True,
+            shrinkage=0.4,
+            know_series=True,
+            dropout_rate=0.5,
+        ),
+        optimizer=replace(COSINE, average_horizon=200),
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
     ),
     "m4-hourly": Config(

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.benchmarks import (
+    forecasters,
     layers,
     machine,
     memory,
@@ -31,7 +32,7 @@ from scripts.benchmarks.problems import Shape
 from scripts.benchmarks.rivals import Field
 from scripts.benchmarks.tables import Section
 
-PARTS = ("layers", "streaming", "memory", "scaling", "ragged", "models")
+PARTS = ("layers", "streaming", "memory", "scaling", "ragged", "models", "forecasters")
 _LISTS = {"measured": problems.SHAPES, "published": problems.PUBLISHED}
 
 
@@ -89,7 +90,7 @@ def measured(
         return [scaling.section(field, stem)]
     if part == "ragged":
         return [ragged.section(field, stem)]
-    return [models.section(field)]
+    return [models.section(field) if part == "models" else forecasters.section(field)]
 
 
 def _parser() -> argparse.ArgumentParser:

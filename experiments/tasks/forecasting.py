@@ -98,7 +98,7 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
     common |= {name: getattr(model, name) for name in names}
     if model.decoder == "recurrent":
         return RecurrentForecaster(**common)
-    names = ("patch_size", "patch_stride", "readout", "linear")
+    names = ("patch_size", "patch_stride", "readout", "linear", "shrinkage")
     own = {name: getattr(model, name) for name in names}
     return DirectForecaster(historic=shape.historic, missing=shape.missing, **own, **common)
 

@@ -48,6 +48,9 @@ class DirectForecaster(nnx.Module):
         it, with rates that are learnt, of each series if `num_series` (ES-RNN); 0 for none.
       linear: whether a linear map of the whole history is added to the forecast, so that the network has
         only the rest to explain (the autoregression of LSTNet).
+      shrinkage: how much of what the network adds to the level and the season of the normalization is taken
+        back in forecasts, in [0, 1); not in training. A combination with the forecast of the normalization,
+        which errs less than either where trends do not last.
       missing: whether values of the history may be missing: which exist is then an input too.
       dropout_rate: of patches, between layers, and of what the horizon is read off; in [0, 1).
       dtype: compute type; None for float32.
@@ -59,7 +62,7 @@ class DirectForecaster(nnx.Module):
 
     Source: patches under an LSTM or sLSTM, channel by channel: Kong et al., "Unlocking the power of LSTM for
     long term time series forecasting", AAAI 2025; normalization: Kim et al. 2022; the linear part: Lai et al.
-    2018, equation 8.
+    2018, equation 8; combining forecasts: Bates & Granger 1969.
 
     Example:
       >>> import jax.numpy as jnp
@@ -94,6 +97,7 @@ class DirectForecaster(nnx.Module):
         affine: bool = False,
         season: int = 0,
         linear: bool = False,
+        shrinkage: float = 0.0,
         missing: bool = False,
         dropout_rate: float = 0.0,
         dtype=None,
@@ -104,8 +108,12 @@ class DirectForecaster(nnx.Module):
             raise ValueError(f"readout must be last or all, got {readout!r}")
         if linear and not head.location_scale:
             raise ValueError(f"a linear map of the history cannot be added to what {head} makes of outputs")
+        if not 0 <= shrinkage < 1:
+            raise ValueError(f"shrinkage must be in [0, 1), got {shrinkage}")
+        if shrinkage and not head.location_scale:
+            raise ValueError(f"shrinkage needs a level to shrink to, which {head} does not have")
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
-        self.readout, self.missing = readout, missing
+        self.readout, self.missing, self.shrinkage = readout, missing, shrinkage
         self.patching = (patch_size, patch_size if patch_stride is None else patch_stride)
         patches = len(self.patches)
         self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
@@ -162,7 +170,7 @@ class DirectForecaster(nnx.Module):
           future: float `[B, L + H, F]`, of the history and the horizon.
           static: float `[B, F]`.
           series: integers `[B]`, which series; needed with `num_series`.
-          deterministic: True for no dropout.
+          deterministic: True for forecasts, without dropout and with shrinkage; False for training.
           rngs: stream `dropout`.
 
         Returns:
@@ -192,10 +200,13 @@ class DirectForecaster(nnx.Module):
             steps = self.steps(read).reshape(len(read), self.horizon, -1)
             raw = self.output(nnx.gelu(steps + self.ahead(future[:, self.input_size :])))
         raw = raw.reshape(len(read), self.horizon, self.targets, self.head.num_parameters).astype(jnp.float32)
+        # The first output of a head is where its values lie.
+        z, others = raw[..., :1], raw[..., 1:]
         if self.linear is not None:
-            level = self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2)[..., None]
-            raw = jnp.concatenate([raw[..., :1] + level, raw[..., 1:]], axis=-1)
-        return raw, ahead, scale
+            z = z + self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2)[..., None]
+        if deterministic:
+            z = (1 - self.shrinkage) * z
+        return jnp.concatenate([z, others], axis=-1), ahead, scale
 
     @property
     def patches(self) -> np.ndarray:

@@ -116,6 +116,58 @@ def model_step(
     return run
 
 
+class Forecaster(torch.nn.Module):
+    """A `lstmx.models.DirectForecaster` of patches, with the last value subtracted and a linear map."""
+
+    def __init__(self, input_size: int, horizon: int, patch_size: int, units: int, readout: str):
+        super().__init__()
+        self.patch_size, self.readout = patch_size, readout
+        self.embedding = torch.nn.Linear(patch_size, units)
+        self.lstm = torch.nn.LSTM(units, units, batch_first=True)
+        self.dropout = torch.nn.Dropout(0.2)
+        read = units * (input_size // patch_size if readout == "all" else 1)
+        self.output = torch.nn.Linear(read, horizon)
+        self.linear = torch.nn.Linear(input_size, horizon)
+
+    def forward(self, history):
+        """Forecasts `[B, H]` of histories `[B, L]`."""
+        last = history[:, -1:]
+        xs = history - last
+        ys, _ = self.lstm(self.dropout(self.embedding(xs.unflatten(1, (-1, self.patch_size)))))
+        read = ys.flatten(1) if self.readout == "all" else ys[:, -1]
+        return last + self.output(self.dropout(read)) + self.linear(xs)
+
+
+def forecaster_step(batch: int, sizes: dict, learning_rate: float, clip: float, device: str = "cpu") -> Run:
+    """A whole training step of a forecaster on squared errors.
+
+    Args:
+      batch: windows.
+      sizes: arguments of Forecaster.
+      learning_rate, clip, device: as of `model_step`, with Adam.
+    """
+    torch.set_num_threads(threads())
+    torch.manual_seed(0)
+    network = Forecaster(**sizes).to(device)
+    update = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+    rng = np.random.default_rng(0)
+    history, target = (
+        torch.tensor(rng.normal(size=(batch, sizes[name])), dtype=torch.float32).to(device)
+        for name in ("input_size", "horizon")
+    )
+
+    def run():
+        update.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.mse_loss(network(history), target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        update.step()
+        _synchronized(device)
+        return loss.detach()
+
+    return run
+
+
 def matmul(size: int) -> Run:
     """A square matmul in float32."""
     torch.set_num_threads(threads())

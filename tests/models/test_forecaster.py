@@ -260,3 +260,27 @@ def test_errors(options, message):
 def test_a_history_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\[batch, 11, 2\], got shape \(3, 4, 2\)"):
         make(DirectForecaster)(TARGET)
+
+
+@pytest.mark.parametrize("head", [Gaussian(), Quantiles((0.1, 0.5, 0.9))])
+def test_shrunk_forecasts_lie_between_those_of_the_network_and_the_level(head):
+    options = {"head": head, "linear": True, "scaling": "last_standard"}
+    whole, shrunk = (make(DirectForecaster, shrinkage=share, **options) for share in (0.0, 0.3))
+    raw, *_ = call(whole, "raw", HISTORY)
+    found, *_ = call(shrunk, "raw", HISTORY)
+    np.testing.assert_allclose(found[..., 0], 0.7 * raw[..., 0], rtol=1e-5)
+    np.testing.assert_array_equal(found[..., 1:], raw[..., 1:])
+    means = [head.mean(model(HISTORY)) for model in (whole, shrunk)]
+    np.testing.assert_allclose(means[1], 0.7 * means[0] + 0.3 * HISTORY[:, -1:], rtol=1e-4)
+    # Training goes on as without: what is shrunk would be learnt back.
+    seen = shrunk.raw(HISTORY, deterministic=False, rngs=nnx.Rngs(dropout=0))[0]
+    np.testing.assert_allclose(seen, raw, rtol=1e-4, atol=1e-5)
+
+
+def test_shrinkage_needs_a_level():
+    for head, share, message in (
+        (Gaussian(), 1.0, r"shrinkage must be in \[0, 1\), got 1.0"),
+        (NegativeBinomial(), 0.2, "shrinkage needs a level to shrink to"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(DirectForecaster, head=head, shrinkage=share)
