@@ -210,6 +210,31 @@ PRESETS = {
         optimizer=replace(COSINE, average_horizon=200),
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
     ),
+    "bike": Config(
+        steps=2000,
+        data=DataConfig(name="bike", input_size=168, least_history=168, batch_size=128),
+        model=ModelConfig(hidden_size=64, patch_size=24, readout="all", dropout_rate=0.3),
+        optimizer=replace(COSINE, average_horizon=200),
+        loop=LoopConfig(eval_every=250, checkpoint_every=250, log_every=50),
+    ),
+    "sp500": Config(
+        steps=1000,
+        data=DataConfig(name="sp500", input_size=60, least_history=60, batch_size=128),
+        model=ModelConfig(
+            patch_size=5, scaling="last_standard", linear=False, shrinkage=0.5, dropout_rate=0.5
+        ),
+        optimizer=replace(COSINE, weight_decay=0.1, average_horizon=200),
+        loop=LoopConfig(eval_every=100, checkpoint_every=250, log_every=50),
+    ),
+    "m4-weekly": Config(
+        steps=3000,
+        data=DataConfig(name="m4-weekly", input_size=104, least_history=26, batch_size=256, log=True),
+        model=ModelConfig(
+            hidden_size=128, patch_size=13, readout="all", scaling="last_standard", dropout_rate=0.3
+        ),
+        optimizer=COSINE,
+        loop=LoopConfig(eval_every=250, checkpoint_every=500, log_every=50),
+    ),
     "m4-hourly": Config(
         steps=6000,
         data=DataConfig(name="m4-hourly", input_size=168, least_history=168, batch_size=256),

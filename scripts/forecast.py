@@ -23,9 +23,9 @@ def forecast(
 
     Args:
         run: the run folder, of the experiment `forecasting`.
-        input: a CSV file with the columns that the run was trained on (of a run on a named set: unique_id, ds
-            and y). Columns that are known ahead go on for as many rows as are to be forecast, with empty
-            targets.
+        input: a CSV file with the columns that the run was trained on (of a run on a named set: unique_id,
+            ds, y and its covariates, without those of the calendar). Columns that are known ahead go on for
+            as many rows as are to be forecast, with empty targets.
         output: CSV file of the forecasts; the standard output if not given.
         plot: picture of the first series and their forecasts, as PNG, PDF or SVG; needs matplotlib.
         level: widths of the intervals in percent, where the run forecasts more than points.

@@ -16,6 +16,7 @@ import numpy as np
 from experiments.datasets.series_files import Table, calendar_features, one_hot, steps_of
 
 _SENTINEL = -9999
+_MELBOURNE = "Australia/Melbourne"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _GAFA = ("AAPL", "AMZN", "FB", "GOOG")
 
@@ -60,7 +61,7 @@ class Spec(NamedTuple):
       read: makes the series of its tables, in the order of `files`.
       mase_season: steps back of the naive forecast of MASE, if they are not the season.
       package: that has the files, if they come with one.
-      standardized, log_prices, dated: as of `SeriesSet`.
+      standardized, log_prices, dated, zone: as of `SeriesSet`.
     """
 
     files: tuple[str, ...]
@@ -74,6 +75,7 @@ class Spec(NamedTuple):
     standardized: bool = False
     log_prices: bool = False
     dated: bool = True
+    zone: str | None = None
 
 
 def _from_end(steps: int, validation: int, test: int) -> tuple[int, int, int]:
@@ -184,7 +186,7 @@ def _on_grid(
 def _electricity(tables: Sequence[Table]) -> Found:
     (table,) = tables
     times = table.times("Time", "s", _utc)
-    zone = zoneinfo.ZoneInfo("Australia/Melbourne")
+    zone = zoneinfo.ZoneInfo(_MELBOURNE)
     local = [datetime.datetime.fromtimestamp(time, zone).replace(tzinfo=None) for time in times.astype(int)]
     local = np.array(local, "datetime64[s]")
     if wrong := np.flatnonzero(local.astype("datetime64[D]") != table.times("Date", "D")).tolist():
@@ -325,7 +327,9 @@ SETS = {
         dated=False,
     ),
     "retail": Spec(("aus_retail.csv",), "aus_retail", "MS", 12, 24, _retail),
-    "electricity": Spec(("vic_electricity.csv",), "vic_electricity", "30min", 48, 48, _electricity),
+    "electricity": Spec(
+        ("vic_electricity.csv",), "vic_electricity", "30min", 48, 48, _electricity, zone=_MELBOURNE
+    ),
     "bike": Spec(("bike_sharing_hour.csv",), "bike_sharing", "h", 24, 24, _bicycles),
     "sp500": Spec(
         ("sp500-2000.csv", *(f"{name}.csv" for name in _GAFA)),

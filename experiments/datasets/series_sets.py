@@ -62,6 +62,7 @@ class SeriesSet(NamedTuple):
       log_prices: whether the values are logarithms of prices.
       dated: whether the times of steps follow from `start` and `frequency`: they do not where dates are made
         up, or where days without trade are left out.
+      zone: whose clocks the calendar among what is known ahead shows, if times are in UTC.
     """
 
     name: str
@@ -81,6 +82,7 @@ class SeriesSet(NamedTuple):
     standardized: bool = False
     log_prices: bool = False
     dated: bool = True
+    zone: str | None = None
 
     def times(self, series: np.ndarray, steps: np.ndarray) -> np.ndarray | None:
         """The times of steps of series, datetime64, for labels; None if they are not known.
@@ -313,4 +315,5 @@ def _series_set(name: str, records: Sequence) -> SeriesSet:
         standardized=chosen.standardized,
         log_prices=chosen.log_prices,
         dated=chosen.dated,
+        zone=chosen.zone,
     )

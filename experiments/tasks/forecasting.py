@@ -279,6 +279,7 @@ class Forecasting(ForecastTask):
     def assets(self) -> dict[str, str]:
         """What is needed to forecast other series, and by what a run notices that its own have changed."""
         panel, model = self.set.panel, self.config.model
+        known = model.know_series or model.multivariate or panel.static.shape[1]
         digest = hashlib.sha256(panel.starts.tobytes())
         for name in ("targets", "historic", "future", "static"):
             digest.update(getattr(panel, name).tobytes())
@@ -288,7 +289,10 @@ class Forecasting(ForecastTask):
             "frequency": self.set.frequency,
             "shape": self.shape._asdict(),
             "scales": [{kind: v.tolist() for kind, v in part.items()} for part in self.scales],
-            "ids": self.set.ids if model.know_series or model.multivariate or self.units else (),
+            "ids": self.set.ids if known or self.units else (),
+            "names": [self.set.historic_names, self.set.future_names],
+            "static": panel.static.tolist(),
+            "zone": self.set.zone,
             "units": self.units and [values.tolist() for values in self.units],
         }
         return {"series.json": json.dumps(kept, indent=2)}

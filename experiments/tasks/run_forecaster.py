@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.datasets.series_files import calendar_features
 from experiments.datasets.series_table import columns_of, read_table
 from experiments.tasks.forecast_pictures import draw_windows
 from experiments.tasks.forecasting import Shape, Units, by_series, make_model, seen
@@ -35,8 +36,8 @@ class RunForecaster:
     Args:
       config: the run's.
       assets: the run's.
-      path: a CSV file with the columns that the run was trained on; of a run on a named set, with the columns
-        unique_id, ds and y.
+      path: a CSV file with the columns that the run was trained on. Of a run on a named set these are
+        unique_id, ds and y, and its covariates by their names, without those of the calendar.
 
     Attributes:
       series: the series, with the steps to forecast.
@@ -44,18 +45,17 @@ class RunForecaster:
 
     Raises:
       FileNotFoundError, ValueError: as of `experiments.datasets.series_table.read_table`; or if a series is
-        not one of those that the run was trained on, and the run needs to know it, or the run needs
-        covariates that a file cannot have.
+        not one of those that the run was trained on, and the run needs to know it.
     """
 
     def __init__(self, config, assets: Mapping[str, str], path: Path):
         kept, data = json.loads(assets["series.json"]), config.data
         shape = Shape(**kept["shape"])
         columns = columns_of(data)
-        if kept["name"] != "table":
-            if shape.historic or shape.future or shape.static:
-                raise ValueError(f"a run on {kept['name']} reads covariates that only its own series have")
+        named = kept["name"] != "table"
+        if named:
             columns |= {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
+            columns |= dict(zip(("historic", "future"), _own_columns(kept), strict=True))
         columns["frequency"] = int(kept["frequency"]) if kept["frequency"].isdigit() else kept["frequency"]
         self.series = with_future(read_table(path, **columns), None, shape.horizon)
         ids = tuple(map(str, self.series.ids))
@@ -66,7 +66,8 @@ class RunForecaster:
         # Which series of the training each of them is; any number where that does not matter.
         places = np.array([kept["ids"].index(label) if kept["ids"] else n for n, label in enumerate(ids)])
         mean, deviation = ({kind: np.array(v) for kind, v in part.items()} for part in kept["scales"])
-        panel = Scales(mean, deviation).applied(self.series.panel)
+        panel = _completed(self.series, kept, places) if named else self.series.panel
+        panel = Scales(mean, deviation).applied(panel)
         self._mean, self._deviation = np.zeros((len(ids), 1)), np.ones((len(ids), 1))
         if kept["units"]:
             units = Units(*(np.array(values)[places] for values in kept["units"]))
@@ -128,6 +129,34 @@ class RunForecaster:
         told = {self._name: forecast}
         if draw_windows(history, nothing, told, tuple(bands) or None, names, path, times) is None:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
+
+
+def _own_columns(kept: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The covariates of a named set that a file has to have: those known up to now, and those known ahead."""
+    historic, future = map(tuple, kept["names"])
+    calendar = (
+        calendar_features(np.array(["2000-01-01"], "datetime64[s]"), kept["frequency"])[0] if future else ()
+    )
+    return historic, tuple(name for name in future if name not in calendar)
+
+
+def _completed(series: FramePanel, kept: Mapping[str, Any], places: np.ndarray) -> Panel:
+    """The series with the calendar and the static features of a named set."""
+    panel = series.panel
+    if panel.static.shape != (len(panel), len(kept["static"][0])):
+        panel = dataclasses.replace(panel, static=np.array(kept["static"])[places])
+    if not kept["names"][1]:
+        return panel
+    number = np.repeat(np.arange(len(panel)), panel.lengths)
+    index = times_of(series, number, np.arange(panel.starts[-1]) - panel.starts[number])
+    if kept["zone"] and index.tz is None:
+        index = index.tz_localize("UTC")
+    if index.tz is not None:
+        index = index.tz_convert(kept["zone"] or index.tz).tz_localize(None)
+    names, features = calendar_features(index.to_numpy(), kept["frequency"])
+    known = dict(zip((*series.future, *names), (*panel.future.T, *features.T), strict=True))
+    future = np.stack([known[name] for name in kept["names"][1]], axis=1)
+    return dataclasses.replace(panel, future=future)
 
 
 def _require_together(series: FramePanel, ids: Sequence[str]) -> None:

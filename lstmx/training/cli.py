@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -270,9 +271,17 @@ def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -
 
 @contextlib.contextmanager
 def clean_errors():
-    """Shows what a person can put right as a message; anything else is a bug and keeps its traceback."""
+    """Shows what a person can put right as a message; anything else is a bug and keeps its traceback.
+
+    Ends quietly, as if killed by the signal, where what was written to has been closed, as by `| head`.
+    """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would raise again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except (CheckpointError, ValueError, OSError) as error:
         _fail(str(error))
 

@@ -11,6 +11,7 @@ import sklearn.linear_model
 import utilsforecast.losses
 
 from experiments import forecasting
+from experiments.datasets.series_files import calendar_features
 from experiments.datasets.series_sets import SeriesSet
 from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
 from experiments.tasks.forecast_scores import scores, skill, targets_of
@@ -336,6 +337,59 @@ def test_a_multivariate_model_reads_all_series_together(tmp_path):
     known = dataclasses.replace(config, model=dataclasses.replace(model, know_series=True))
     with pytest.raises(ValueError, match="multivariate excludes know_series"):
         Forecasting(known, series)
+
+
+def test_a_run_on_a_named_set_completes_the_covariates_of_a_file(tmp_path):
+    """What it says of a series that was cut off is what the task says at that step."""
+    series = waves()
+    start = np.datetime64("2020-01-01T14", "s")
+    times = start + 1800 * np.arange(240).astype("timedelta64[s]")
+    local = pandas.DatetimeIndex(times).tz_localize("UTC").tz_convert("Australia/Melbourne").tz_localize(None)
+    calendar, features = calendar_features(local.to_numpy(), "30min")
+    chance = np.random.default_rng(2)
+    holiday, rain = chance.integers(0, 2, 720), chance.normal(size=720)
+    panel = dataclasses.replace(
+        series.panel,
+        historic=rain[:, None],
+        future=np.concatenate([holiday[:, None], np.tile(features, (3, 1))], axis=1),
+        static=chance.normal(size=(3, 2)),
+    )
+    series = series._replace(
+        panel=panel, start=np.full(3, start), frequency="30min", zone="Australia/Melbourne",
+        historic_names=("rain",), future_names=("holiday", *calendar), static_names=("x", "y"),
+    )  # fmt: skip
+    config = configured(head="gaussian")
+    task = Forecasting(config, series)
+    params, _ = task.init(jax.random.key(0))
+    cutoffs = {"c": 100, "a": 77}
+    rows = {label: 240 * "abc".index(label) + np.arange(stop + 6) for label, stop in cutoffs.items()}
+    parts = [
+        pandas.DataFrame(
+            {
+                "unique_id": label,
+                "ds": times[: stop + 6],
+                "y": np.append(panel.targets[rows[label][:-6], 0], [np.nan] * 6),
+                "holiday": holiday[rows[label]],
+                "rain": rain[rows[label]],
+            }
+        )
+        for label, stop in cutoffs.items()
+    ]
+    new = tmp_path / "new.csv"
+    said = task.forecast(params, (np.array([0, 2]), np.array([77, 100])))
+    for zone in (None, "UTC", "Europe/Berlin"):
+        table = pandas.concat(parts)
+        if zone:
+            table["ds"] = table["ds"].dt.tz_localize("UTC").dt.tz_convert(zone)
+        table.to_csv(new, index=False)
+        found = RunForecaster(config, task.assets(), new).table(params, [80])
+        np.testing.assert_allclose(found["forecast"], said.mean.ravel(), rtol=1e-5)
+    table.drop(columns="holiday").to_csv(new, index=False)
+    with pytest.raises(ValueError, match="holiday"):
+        RunForecaster(config, task.assets(), new)
+    parts[0].assign(unique_id="d").to_csv(new, index=False)
+    with pytest.raises(ValueError, match="only the series it knows, a, b, c; got 'd'"):
+        RunForecaster(config, task.assets(), new)
 
 
 def test_data_that_have_changed_are_noticed():

@@ -235,3 +235,19 @@ def test_killed_several_times_it_ends_with_the_same_bits(tmp_path, text):
         return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(items)]
 
     assert bits(folder) == bits(tmp_path / "whole")
+
+
+def test_a_closed_pipe_ends_a_script_quietly():
+    """As `| head` closes it, early or before what is left in the buffer is written."""
+    code = (
+        "import sys\nfrom lstmx.training import cli\nwith cli.clean_errors():\n"
+        "    sys.stdin.read()\n    print('x' * int(sys.argv[1]))"
+    )
+    for size in ("1", "1000000"):
+        command = [sys.executable, "-c", code, size]
+        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        with subprocess.Popen(command, **pipes, cwd=ROOT) as process:
+            process.stdout.close()
+            process.stdin.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 128 + 13
