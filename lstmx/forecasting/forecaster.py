@@ -5,7 +5,6 @@ Axes: N series, M windows, H steps of the horizon, Q quantiles.
 
 import copy
 import dataclasses
-import json
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-import lstmx
 from lstmx.data import SeriesWindows
+from lstmx.forecasting import saved
 from lstmx.forecasting.frames import FramePanel, forecast_frame, interval_columns, read_frame, with_future
 from lstmx.forecasting.scales import Scales, in_logarithms
 from lstmx.forecasting.task import Forecasts, ForecastTask
@@ -26,7 +25,6 @@ from lstmx.training import LoopConfig, OptimizerConfig, restore_params, train
 
 # Of the head `quantiles`: the bounds of intervals of up to 95 %.
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
-_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +197,7 @@ class LSTMForecaster:
             series = self._read(df, static_df, fitted.freq, fitted.names, fitted.names["categories"])
             self._require_known(series, fitted)
         elif series is None:
-            raise ValueError("df must be given to a forecaster that was loaded: it does not keep the series")
+            raise ValueError("df must be given: the forecaster was saved without its series")
         series = with_future(series, futr_df, self.h)
         windows = np.arange(len(series.panel)), series.panel.observed
         return forecast_frame(series, self._columns(series, windows, level, quantiles))
@@ -263,28 +261,25 @@ class LSTMForecaster:
         flat = {name: values.reshape(-1, self.h) for name, values in columns.items()}
         return forecast_frame(series, flat, windows=windows)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the fitted forecaster, without the series: `forecaster.json` and `weights.npz`.
+    def save(self, folder: str | Path, *, save_dataset: bool = True) -> None:
+        """Writes the fitted forecaster: `forecaster.json`, `weights.npz` and `series.npz`.
 
         Args:
           folder: made if it does not exist.
+          save_dataset: whether the series are kept too, for forecasts without a frame.
 
         Raises:
           ValueError: if it is not fitted.
         """
-        fitted, folder = self._require_fitted(), Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "weights.npz", **_by_path(fitted.params))
+        fitted = self._require_fitted()
         described = {
-            "format": _FORMAT,
-            "lstmx": lstmx.__version__,
-            "arguments": {f.name: getattr(self, f.name) for f in _arguments()},
+            "arguments": {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init},
             "freq": fitted.freq,
             "names": fitted.names,
             "ids": fitted.ids if self.know_series else (),
             "scales": [{k: v.tolist() for k, v in part.items()} for part in fitted.scales],
         }
-        (folder / "forecaster.json").write_text(json.dumps(described, indent=2))
+        saved.write(Path(folder), described, fitted.params, self._series if save_dataset else None)
 
     @classmethod
     def load(cls, folder: str | Path) -> "LSTMForecaster":
@@ -294,35 +289,21 @@ class LSTMForecaster:
           folder: where it is.
 
         Returns:
-          A forecaster that predicts from the frames it is given.
+          A forecaster of the series that were saved with it, and of the frames it is given.
 
         Raises:
           ValueError: if there is none, or it is damaged or of a later version.
         """
-        folder = Path(folder)
-        for name in ("forecaster.json", "weights.npz"):
-            if not (folder / name).is_file():
-                raise ValueError(f"no forecaster in {folder}: there is no {name}")
-        described = json.loads((folder / "forecaster.json").read_text())
-        if described["format"] != _FORMAT:
-            raise ValueError(
-                f"{folder} has format {described['format']}, of lstmx {described['lstmx']}; this is "
-                f"lstmx {lstmx.__version__}, which reads format {_FORMAT}"
-            )
+        described, weights, series = saved.read(Path(folder))
         self = cls(**described["arguments"])
         mean, deviation = ({k: np.array(v) for k, v in part.items()} for part in described["scales"])
-        names, ids = described["names"], tuple(described["ids"])
         sizes = {kind: len(values) for kind, values in mean.items()}
-        shapes = nnx.to_pure_dict(
-            nnx.state(nnx.eval_shape(lambda: self._model(sizes, len(ids), nnx.Rngs(params=0))))
-        )
-        with np.load(folder / "weights.npz") as weights:
-            found = {name: weights[name] for name in weights.files}
-        wanted = {name: leaf.shape for name, leaf in _by_path(shapes).items()}
-        if wanted != {name: leaf.shape for name, leaf in found.items()}:
-            raise ValueError(f"{folder / 'weights.npz'} does not hold the weights of forecaster.json")
-        params = jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
-        self._fitted = _Fitted(params, Scales(mean, deviation), described["freq"], names, ids)
+        ids = tuple(described["ids"])
+        model = nnx.eval_shape(lambda: self._model(sizes, len(ids), nnx.Rngs(params=0)))
+        params = saved.as_tree(nnx.to_pure_dict(nnx.state(model)), weights)
+        scales = Scales(mean, deviation)
+        self._fitted = _Fitted(params, scales, described["freq"], described["names"], ids)
+        self._series = series
         return self
 
     def _read(self, df, static_df, freq, names, categories=None) -> FramePanel:
@@ -443,13 +424,3 @@ class LSTMForecaster:
             )
         if self.know_series and series.ids != fitted.ids:
             raise ValueError("with know_series, df must hold all series that it was fitted on")
-
-
-def _arguments() -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(LSTMForecaster) if field.init]
-
-
-def _by_path(tree) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
-    leaves, _ = jax.tree.flatten_with_path(tree)
-    return {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}

@@ -88,7 +88,10 @@ def test_saved_and_loaded_it_says_the_same(fitted, tmp_path):
     df, futr_df = frame(), ahead(frame(), 5)
     expected = fitted.predict(futr_df=futr_df, level=[90])
     pd.testing.assert_frame_equal(loaded.predict(df, STATIC, futr_df, level=[90]), expected)
-    with pytest.raises(ValueError, match="df must be given to a forecaster that was loaded"):
+    pd.testing.assert_frame_equal(loaded.predict(futr_df=futr_df, level=[90]), expected)
+    fitted.save(tmp_path / "kept", save_dataset=False)
+    loaded = LSTMForecaster.load(tmp_path / "kept")
+    with pytest.raises(ValueError, match=r"df must be given: .* saved without its series"):
         loaded.predict(futr_df=futr_df)
     described = json.loads((tmp_path / "kept" / "forecaster.json").read_text())
     (tmp_path / "kept" / "forecaster.json").write_text(json.dumps({**described, "format": 2}))
@@ -99,6 +102,30 @@ def test_saved_and_loaded_it_says_the_same(fitted, tmp_path):
     with pytest.raises(ValueError, match="does not hold the weights"):
         LSTMForecaster.load(tmp_path / "kept")
     with pytest.raises(ValueError, match=r"no forecaster in .*: there is no forecaster\.json"):
+        LSTMForecaster.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+@pytest.mark.parametrize(("times", "freq"), [("integers", None), ("Europe/Berlin", None), ("months", "ME")])
+def test_loaded_it_has_the_series(kind, times, freq, tmp_path):
+    df = frame((30, 25)).drop(columns="price")
+    if times == "integers":
+        df["ds"] = 5 * df.groupby("unique_id").cumcount()
+    elif times == "months":
+        df["ds"] = pd.Timestamp("2024-01-31") + df.groupby("unique_id").cumcount().map(pd.offsets.MonthEnd)
+    else:
+        df["ds"] = df["ds"].dt.tz_localize(times)
+    if kind == "polars":
+        df = pytest.importorskip("polars").DataFrame(df.to_dict("series"))
+    forecaster = LSTMForecaster(h=3, know_series=True, **{**SMALL, "max_steps": 1}).fit(df, freq=freq)
+    forecaster.save(tmp_path)
+    expected, found = forecaster.predict(), LSTMForecaster.load(tmp_path).predict()
+    assert type(found) is type(expected)
+    assert [*found.columns] == [*expected.columns]
+    for name in ("unique_id", "ds", "lstmx"):
+        assert [*found[name]] == [*expected[name]]
+    (tmp_path / "series.npz").unlink()
+    with pytest.raises(ValueError, match=r"series of the forecaster in .* are gone: there is no series\.npz"):
         LSTMForecaster.load(tmp_path)
 
 

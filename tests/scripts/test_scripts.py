@@ -245,7 +245,7 @@ def test_a_closed_pipe_ends_a_script_quietly():
     )
     for size in ("1", "1000000"):
         command = [sys.executable, "-c", code, size]
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         with subprocess.Popen(command, **pipes, cwd=ROOT) as process:
             process.stdout.close()
             process.stdin.close()
