@@ -58,6 +58,8 @@ class LSTMForecaster:
         percents. Forecasts are turned back, so that a mean becomes a median.
       season_length: steps of a season that exponential smoothing takes out and puts back, with rates that are
         learnt, of each series if `know_series` (ES-RNN); 0 for none.
+      shrinkage: how far forecasts are drawn back to the level and season of the normalization, in [0, 1),
+        where trends do not last; of the direct decoder.
       dropout_rate: in [0, 1).
       know_series: whether each series has features of its own, which are learnt; new ones cannot be
         forecast then.
@@ -99,6 +101,7 @@ class LSTMForecaster:
     scaler_type: str = "last_standard"
     log: bool = False
     season_length: int = 0
+    shrinkage: float = 0.0
     dropout_rate: float = 0.1
     know_series: bool = False
     hist_exog_list: Sequence[str] = ()
@@ -120,8 +123,11 @@ class LSTMForecaster:
             self.input_size = 3 * self.h
         if self.decoder not in ("direct", "recurrent"):
             raise ValueError(f"decoder must be direct or recurrent, got {self.decoder!r}")
-        if self.decoder == "recurrent" and (self.hist_exog_list or self.patch_size > 1):
-            raise ValueError("a recurrent decoder reads neither patches nor columns known up to now alone")
+        if self.decoder == "recurrent" and (self.hist_exog_list or self.patch_size > 1 or self.shrinkage):
+            raise ValueError(
+                "a recurrent decoder reads neither patches nor columns known up to now alone, and "
+                "has no shrinkage"
+            )
         head = head_named(self.head, LEVELS if self.head == "quantiles" else None)
         if self.log and not head.location_scale:
             raise ValueError(f"log does not go with head={self.head!r}: logarithms of counts are no counts")
@@ -396,7 +402,12 @@ class LSTMForecaster:
             return RecurrentForecaster(**common)
         linear = self.linear and common["head"].location_scale
         return DirectForecaster(
-            historic=sizes["historic"], patch_size=self.patch_size, linear=linear, missing=True, **common
+            historic=sizes["historic"],
+            patch_size=self.patch_size,
+            linear=linear,
+            shrinkage=self.shrinkage,
+            missing=True,
+            **common,
         )
 
     def _columns(self, series: FramePanel, windows, level, quantiles) -> dict[str, np.ndarray]:

@@ -270,6 +270,8 @@ def test_gaps_short_and_constant_series():
         (lambda df: LSTMForecaster(h=0), "h must be at least 1, got 0"),
         (lambda df: LSTMForecaster(h=3, decoder="beam"), "decoder must be direct or recurrent"),
         (lambda df: LSTMForecaster(h=3, decoder="recurrent", patch_size=2), "reads neither patches"),
+        (lambda df: LSTMForecaster(h=3, decoder="recurrent", shrinkage=0.1), "has no shrinkage"),
+        (lambda df: LSTMForecaster(h=3, shrinkage=1.0, **SMALL).fit(df), r"shrinkage must be in \[0, 1\)"),
         (lambda df: LSTMForecaster(h=3, head="cauchy"), "cauchy"),
         (lambda df: LSTMForecaster(h=3, log=True, head="negative_binomial"), "log does not go with head="),
         (lambda df: LSTMForecaster(h=3, season_length=1), "season_length must be 0 or at least 2, got 1"),
