@@ -1,7 +1,6 @@
 """Whole training steps of forecasters, update included: windows a second."""
 
 import dataclasses
-import statistics
 
 import jax
 import numpy as np
@@ -10,9 +9,9 @@ from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import ForecastTask
 from lstmx.models import DirectForecaster, Point
 from lstmx.training import OptimizerConfig, init_state, make_keys, make_optimizer, make_step
-from scripts.benchmarks import layers, rivals, tables, timing
+from scripts.benchmarks import models, rivals, tables, timing
 from scripts.benchmarks.rivals import OWN, Builders, Field
-from scripts.benchmarks.tables import Row, Section
+from scripts.benchmarks.tables import Section
 from scripts.benchmarks.timing import Run
 
 OPTIMIZER = OptimizerConfig(name="adam", learning_rate=5e-4, clip_norm=1.0)
@@ -63,12 +62,7 @@ def problems(quick: bool) -> list[Problem]:
 
 def section(field: Field) -> Section:
     """The table of training steps of forecasters."""
-    rows, rates = [], []
-    for problem in problems(field.quick):
-        row = layers.row(problem.label, layers.built_from(field.asked(_builders(problem, field))), field)
-        layers.say(row.label, row)
-        rows.append(row)
-        rates.append(_rates(problem, row))
+    rows, rates = models.whole_steps(problems(field.quick), _builders, lambda problem: problem.batch, field)
     text = [
         "A whole training step of a forecaster: the last value subtracted, patches, their linear map, "
         "dropout, an LSTM, the horizon read off its outputs beside a linear map of the history, squared "
@@ -76,14 +70,9 @@ def section(field: Field) -> Section:
         "model with torch.nn.LSTM, fused Adam and clip_grad_norm_. Milliseconds, medians of "
         f"{field.rounds} rounds.",
         tables.comparison("forecaster", rows),
-        "Windows a second:\n\n" + "\n".join(rates),
+        "Windows a second:\n\n" + rates,
     ]
     return Section("Forecasters", "\n\n".join(text))
-
-
-def _rates(problem: Problem, row: Row) -> str:
-    rates = [f"{name} {problem.batch / statistics.median(ts):,.0f}" for name, ts in row.times.items()]
-    return f"* {problem.name}: {', '.join(rates)}"
 
 
 def _builders(problem: Problem, field: Field) -> Builders:

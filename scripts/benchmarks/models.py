@@ -2,6 +2,8 @@
 
 import dataclasses
 import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,28 +55,37 @@ def problems(quick: bool) -> list[Problem]:
 
 def section(field: Field) -> Section:
     """The table of whole training steps."""
-    rows, rates = [], []
-    for problem in problems(field.quick):
-        rows.append(
-            layers.row(problem.label, layers.built_from(field.asked(_builders(problem, field))), field)
-        )
-        layers.say(rows[-1].label, rows[-1])
-        rates.append(_rates(problem, rows[-1]))
+    rows, rates = whole_steps(problems(field.quick), _builders, _symbols, field)
     text = [
         "A whole training step as users run it: embedding, dropout, recurrent layers, softmax, gradients, "
         "clipping and the update, the state carried from batch to batch. Ours is the step of "
         "`scripts/train.py`, with the metrics that it logs; torch's is the same model with torch.nn.LSTM, "
         f"its fused optimizer and clip_grad_norm_. Milliseconds, medians of {field.rounds} rounds.",
         tables.comparison("model", rows),
-        "Symbols a second:\n\n" + "\n".join(rates),
+        "Symbols a second:\n\n" + rates,
     ]
     return Section("Models", "\n\n".join(text))
 
 
-def _rates(problem: Problem, row: Row) -> str:
-    symbols = problem.config.data.batch_size * problem.config.data.window
-    rates = [f"{name} {symbols / statistics.median(ts):,.0f}" for name, ts in row.times.items()]
-    return f"* {problem.name}: {', '.join(rates)}"
+def _symbols(problem: Problem) -> int:
+    return problem.config.data.batch_size * problem.config.data.window
+
+
+def whole_steps(
+    problems: Sequence[Any],
+    builders: Callable[[Any, Field], Builders],
+    units: Callable[[Any], int],
+    field: Field,
+) -> tuple[list[Row], str]:
+    """Times the training steps of problems, and tells how many units a second that makes, a line each."""
+    rows, rates = [], []
+    for problem in problems:
+        row = layers.row(problem.label, layers.built_from(field.asked(builders(problem, field))), field)
+        layers.say(row.label, row)
+        rows.append(row)
+        each = [f"{name} {units(problem) / statistics.median(ts):,.0f}" for name, ts in row.times.items()]
+        rates.append(f"* {problem.name}: {', '.join(each)}")
+    return rows, "\n".join(rates)
 
 
 def _builders(problem: Problem, field: Field) -> Builders:

@@ -103,15 +103,10 @@ def model_step(
 
     def run():
         nonlocal state
-        update.zero_grad(set_to_none=True)
         logits, state = network(inputs, state)
         state = tuple(part.detach() for part in state)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
-        update.step()
-        _synchronized(device)
-        return loss.detach()
+        return _updated(network, update, loss, clip, device)
 
     return run
 
@@ -157,13 +152,8 @@ def forecaster_step(batch: int, sizes: dict, learning_rate: float, clip: float, 
     )
 
     def run():
-        update.zero_grad(set_to_none=True)
         loss = torch.nn.functional.mse_loss(network(history), target)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
-        update.step()
-        _synchronized(device)
-        return loss.detach()
+        return _updated(network, update, loss, clip, device)
 
     return run
 
@@ -220,6 +210,16 @@ def _training(module, inputs, loss: Callable[[], torch.Tensor], device: str) -> 
         return value, (module, inputs)
 
     return run
+
+
+def _updated(network, update, loss: torch.Tensor, clip: float, device: str) -> torch.Tensor:
+    """The loss, once the network is updated by it."""
+    update.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+    update.step()
+    _synchronized(device)
+    return loss.detach()
 
 
 @functools.cache
