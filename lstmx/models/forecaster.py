@@ -354,7 +354,7 @@ class RecurrentForecaster(nnx.Module):
         constant = self.static(static, series)
         past = None if future is None else future[:, 1 : self.input_size]
         xs = self._inputs(zs[:, :-1], exists[:, :-1], past) + constant
-        state, _ = self.recurrent(xs, mask=_begun(exists[:, :-1]))
+        state, _ = self.recurrent(xs, mask=_begun(exists[:, :-1]), deterministic=True)
 
         # Before the first value there is nothing to have been read.
         last = jnp.where(exists[:, -1:], zs[:, -1:], 0), exists[:, -1:]

@@ -152,7 +152,7 @@ def test_recurrent_is_the_loop():
 @pytest.mark.parametrize("season", [0, 3])
 def test_paths_go_on_from_what_was_drawn(season):
     """Read as if they had come true, forecasts without chance are forecast again."""
-    model = make(RecurrentForecaster, head=Point(), season=season, **COUNTS)
+    model = make(RecurrentForecaster, head=Point(), season=season, dropout_rate=0.3, **COUNTS)
     graph, params = nnx.split(model)
     paths = quick.jit(
         lambda params: nnx.merge(graph, params).paths(
