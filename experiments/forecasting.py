@@ -237,8 +237,10 @@ PRESETS = {
     ),
     "m4-hourly": Config(
         steps=6000,
-        data=DataConfig(name="m4-hourly", input_size=168, least_history=168, batch_size=256),
-        model=ModelConfig(hidden_size=128, patch_size=24, readout="all", linear=True, dropout_rate=0.1),
+        data=DataConfig(name="m4-hourly", input_size=168, least_history=168, batch_size=256, log=True),
+        model=ModelConfig(
+            hidden_size=128, patch_size=24, readout="all", scaling="none", smooth=True, dropout_rate=0.1
+        ),
         optimizer=replace(COSINE, learning_rate=2e-3),
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
     ),
