@@ -6,8 +6,10 @@
 The folder holds the files as they are published (ETTh1.csv, weather.csv, Hourly-train.csv, ...), compressed
 (.gz, .xz) or not.
 
-Measured on 2 CPU cores in less than 4 minutes each (README.md beside this file): mean squared errors 0.287 on
-ETTm1, 0.370 on ETTh1 and 0.147 on Weather, 96 steps ahead; sMAPE 10.2 and MASE 0.80 on M4 Hourly.
+Measured on 2 CPU cores in less than 4 minutes each (README.md beside this file): mean squared errors, 96
+steps ahead, 0.281 on ETTm1 (all channels together; each by itself 0.287, and 0.324, 0.360 and 0.414 for 192,
+336 and 720 steps), 0.370 on ETTh1 and 0.147 on Weather; sMAPE 8.82 and MASE 0.76 on M4 Hourly, 6.24 and 1.92
+on M4 Weekly; MASE 1.26 on the sales of shops, 14 % below the seasonal naive forecast; and on prices no skill.
 
 Sets that are standardized by convention (ETT, Weather), by the mean and deviation of the training part, are
 scored in those units, over all windows of the test part.
