@@ -234,35 +234,40 @@ class Forecasting(ForecastTask):
         return draw_curves(folder, ["loss", "mae"] if self.config.model.decoder == "direct" else ["loss"])
 
     def _draw(self, told: Told, split: str, folder: Path) -> list[Path]:
-        (series, cutoffs), plots = told.of, folder / "plots"
-        some = np.linspace(0, len(series) - 1, min(4, len(series))).astype(int)
-        batch = self.scored.batch(series[some], cutoffs[some])
-        before, came = (
-            np.where(batch[f"{name}_exists"], batch[name], np.nan)[..., 0] for name in ("history", "target")
-        )
+        plots = folder / "plots"
         y, exists = targets_of(self.scored, told.of)
         errors = {
             name: np.nanmean(np.where(exists, np.abs(y - values), np.nan), axis=0)
             for name, values in told.means.items()
         }
-        size, horizon = self.scored.input_size, self.scored.horizon
-        times = self.set.times(series[some], cutoffs[some][:, None] + np.arange(-size, horizon))
-        names = [self.set.ids[series[row]] for row in some]
-        if times is None:
-            names = [f"{name}, step {cutoffs[row]:,}" for name, row in zip(names, some, strict=True)]
-        shown = {name: values[some] for name, values in told.means.items() if name != "last value"}
-        bands = None
-        if told.quantiles is not None:
-            bands = tuple(told.quantiles[some][..., LEVELS.index(level)] for level in (0.1, 0.9))
         pictures = [
             self._draw_curves(folder),
-            draw_windows(before, came, shown, bands, names, plots / f"forecasts-{split}.png", times),
+            self._draw_some(told, plots / f"forecasts-{split}.png"),
             draw_errors(errors, plots / f"errors-{split}.png"),
         ]
         if told.quantiles is not None:
             shares = [np.mean(y <= told.quantiles[..., at], where=exists) for at in range(len(LEVELS))]
             pictures.append(draw_calibration(LEVELS, shares, plots / f"calibration-{split}.png"))
         return [picture for picture in pictures if picture is not None]
+
+    def _draw_some(self, told: Told, path: Path) -> Path | None:
+        """Draws four windows, evenly spread over all."""
+        rows = np.linspace(0, len(told.of[0]) - 1, min(4, len(told.of[0]))).astype(int)
+        series, cutoffs = (part[rows] for part in told.of)
+        batch = self.scored.batch(series, cutoffs)
+        before, came = (
+            np.where(batch[f"{name}_exists"], batch[name], np.nan)[..., 0] for name in ("history", "target")
+        )
+        steps = cutoffs[:, None] + np.arange(-self.scored.input_size, self.scored.horizon)
+        times = self.set.times(series, steps)
+        names = [self.set.ids[number] for number in series]
+        if times is None:
+            names = [f"{name}, step {cutoff:,}" for name, cutoff in zip(names, cutoffs, strict=True)]
+        shown = {name: values[rows] for name, values in told.means.items() if name != "last value"}
+        bands = None
+        if told.quantiles is not None:
+            bands = tuple(told.quantiles[rows][..., LEVELS.index(level)] for level in (0.1, 0.9))
+        return draw_windows(before, came, shown, bands, names, path, times)
 
     def describe(self) -> str:
         """The series, the windows and the model, in a line each."""

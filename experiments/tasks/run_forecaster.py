@@ -59,12 +59,7 @@ class RunForecaster:
         columns["frequency"] = int(kept["frequency"]) if kept["frequency"].isdigit() else kept["frequency"]
         self.series = with_future(read_table(path, **columns), None, shape.horizon)
         ids = tuple(map(str, self.series.ids))
-        for label in ids:
-            if kept["ids"] and label not in kept["ids"]:
-                known = ", ".join(kept["ids"])
-                raise ValueError(f"the run forecasts only the series it knows, {known}; got {label!r}")
-        # Which series of the training each of them is; any number where that does not matter.
-        places = np.array([kept["ids"].index(label) if kept["ids"] else n for n, label in enumerate(ids)])
+        places = _places(ids, kept["ids"])
         mean, deviation = ({kind: np.array(v) for kind, v in part.items()} for part in kept["scales"])
         panel = _completed(self.series, kept, places) if named else self.series.panel
         panel = Scales(mean, deviation).applied(panel)
@@ -119,9 +114,8 @@ class RunForecaster:
         cutoffs = panel.observed[:_DRAWN]
         steps = cutoffs[:, None] + np.arange(-size, self.task.windows.horizon)
         index = times_of(self.series, np.arange(len(cutoffs))[:, None], np.maximum(steps, 0))
-        times = (
-            (index if self.series.zone is None else index.tz_localize(None)).to_numpy().reshape(steps.shape)
-        )
+        index = index if self.series.zone is None else index.tz_localize(None)
+        times = index.to_numpy().reshape(steps.shape)
         batch = SeriesWindows(panel, size, 1).batch(np.arange(len(cutoffs)), cutoffs)
         history = np.where(batch["history_exists"], batch["history"], np.nan)[..., 0]
         nothing = np.full(forecast.shape, np.nan)
@@ -131,13 +125,22 @@ class RunForecaster:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
 
 
+def _places(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Which series of the training each of some is; any number if it knows none by name."""
+    for label in ids:
+        if known and label not in known:
+            named = ", ".join(known)
+            raise ValueError(f"the run forecasts only the series it knows, {named}; got {label!r}")
+    return np.array([known.index(label) if known else number for number, label in enumerate(ids)])
+
+
 def _own_columns(kept: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The covariates of a named set that a file has to have: those known up to now, and those known ahead."""
     historic, future = map(tuple, kept["names"])
-    calendar = (
-        calendar_features(np.array(["2000-01-01"], "datetime64[s]"), kept["frequency"])[0] if future else ()
-    )
-    return historic, tuple(name for name in future if name not in calendar)
+    if future:
+        calendar, _ = calendar_features(np.array(["2000-01-01"], "datetime64[s]"), kept["frequency"])
+        future = tuple(name for name in future if name not in calendar)
+    return historic, future
 
 
 def _completed(series: FramePanel, kept: Mapping[str, Any], places: np.ndarray) -> Panel:

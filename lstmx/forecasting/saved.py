@@ -65,7 +65,7 @@ def read(folder: Path) -> Saved:
         )
     with np.load(folder / _WEIGHTS) as weights:
         found = {name: weights[name] for name in weights.files}
-    return Saved(described, found, _series(folder, described["series"]))
+    return Saved(described, found, _series(folder, described.get("series")))
 
 
 def _series(folder: Path, kept: Mapping[str, Any] | None) -> FramePanel | None:

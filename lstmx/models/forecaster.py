@@ -238,8 +238,8 @@ class RecurrentForecaster(nnx.Module):
 
     Args:
       input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers, scaling,
-        affine, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates known up to now alone cannot
-        be read, as the horizon lacks them.
+        affine, season, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates known up to now alone
+        cannot be read, as the horizon lacks them.
 
     Raises:
       ValueError: if a name is unknown or a size does not fit.

@@ -118,6 +118,8 @@ class InstanceScaling(nnx.Module):
     ):
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+        if season < 0:
+            raise ValueError(f"season must be at least 0, got {season}")
         self.scaling = scaling
         self.log_gamma = nnx.Param(jnp.zeros(targets)) if affine else None
         self.beta = nnx.Param(jnp.zeros(targets)) if affine else None

@@ -129,3 +129,5 @@ def test_a_season_of_one_step_is_none():
     with pytest.raises(ValueError, match="season must be at least 2 to be smoothed, got 1"):
         SeasonalSmoothing(1, 1)
     assert InstanceScaling("none", 1, season=1).smoothing is None
+    with pytest.raises(ValueError, match="season must be at least 0, got -1"):
+        InstanceScaling("none", 1, season=-1)
