@@ -13,11 +13,12 @@ from lstmx.models.forecast_heads import (
     StudentT,
     head_named,
 )
-from lstmx.models.forecaster import DirectForecaster, RecurrentForecaster
+from lstmx.models.forecaster import DirectForecaster
 from lstmx.models.generation import generate
 from lstmx.models.instance_scaling import InstanceScaling, level_and_spread
 from lstmx.models.language_model import LanguageModel
 from lstmx.models.neural_cache import CacheMemory, cached_nats, empty_cache
+from lstmx.models.recurrent_forecaster import RecurrentForecaster
 from lstmx.models.sampled_softmax import sampled_softmax_nats
 from lstmx.models.seasonal_smoothing import SeasonalSmoothing, smoothed
 from lstmx.models.seq2seq import Seq2Seq

@@ -1,4 +1,4 @@
-"""Recurrent forecasters: one that forecasts all steps at once, and one that goes on step by step.
+"""A recurrent forecaster that reads patches of the history, and forecasts all steps at once.
 
 Axes: B windows, L steps of history, H steps of the horizon, D targets, F covariates, P parameters of the
 distribution of one value (see `forecast_heads`).
@@ -11,12 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-import lstmx
-import lstmx.nnx
 from lstmx.models.forecast_heads import ForecastHead
+from lstmx.models.forecaster_parts import StaticFeatures, check_sizes, joined, recurrent_layers
 from lstmx.models.instance_scaling import InstanceScaling, Scaling
-
-CELLS = {"lstm": lstmx.LSTM, "slstm": lstmx.SLSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
 
 
 class DirectForecaster(nnx.Module):
@@ -103,7 +100,7 @@ class DirectForecaster(nnx.Module):
         dtype=None,
         rngs: nnx.Rngs,
     ):
-        _check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
+        check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
         if readout not in ("last", "all"):
             raise ValueError(f"readout must be last or all, got {readout!r}")
         if linear and not head.location_scale:
@@ -119,11 +116,8 @@ class DirectForecaster(nnx.Module):
         self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
         features = targets * (2 if missing else 1) + historic + future
         self.embedding = nnx.Linear(features * patch_size, hidden_size, dtype=dtype, rngs=rngs)
-        self.static = _StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
-        network = lstmx.networks.stacked(
-            _cell(cell, hidden_size, dtype), num_layers, bidirectional=False, dropout_rate=dropout_rate
-        )
-        self.recurrent = lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
+        self.static = StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
+        self.recurrent = recurrent_layers(cell, hidden_size, num_layers, dropout_rate, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout_rate)
         read = hidden_size * (patches if readout == "all" else 1)
         per_step = targets * head.num_parameters
@@ -187,7 +181,7 @@ class DirectForecaster(nnx.Module):
         before, ahead = jnp.split(loc, [self.input_size], axis=1)
         zs = jnp.where(exists, (history - before) / scale, 0)
         past = None if future is None else future[:, : self.input_size]
-        xs = _joined(zs, exists if self.missing else None, historic, past)
+        xs = joined(zs, exists if self.missing else None, historic, past)
         patches, some = self._patched(xs), self._patched(exists).any(axis=(2, 3))
         embedded = self.embedding(patches.reshape(*patches.shape[:2], -1))
         embedded = self.dropout(embedded + self.static(static, series), **options)
@@ -228,197 +222,6 @@ class DirectForecaster(nnx.Module):
         return jnp.take_along_axis(ys, last[:, None, None], axis=1)[:, 0]
 
 
-class RecurrentForecaster(nnx.Module):
-    """A recurrent network that reads each value, forecasts the next, and goes on with what it drew from that.
-
-        d_t = head(LSTM(z_{t-1}, covariates_t)),    z_t ~ d_t beyond the end of the history
-
-    Training predicts every step of history and horizon from the true values before it. Forecasts are paths:
-    many, drawn independently, whose quantiles are those of the forecast, of sums over steps too.
-
-    Args:
-      input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers, scaling,
-        affine, season, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates known up to now alone
-        cannot be read, as the horizon lacks them.
-
-    Raises:
-      ValueError: if a name is unknown or a size does not fit.
-
-    Source: Salinas et al., "DeepAR: probabilistic forecasting with autoregressive recurrent networks",
-    International Journal of Forecasting 36, 2020, equations 1 and 2.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from lstmx.models import RecurrentForecaster, StudentT
-      >>> model = RecurrentForecaster(
-      ...     input_size=20, horizon=6, head=StudentT(), hidden_size=8, scaling="mean", rngs=nnx.Rngs(0)
-      ... )
-      >>> model.paths(jax.random.key(0), jnp.ones((2, 20, 1)), count=50).shape
-      (50, 2, 6, 1)
-    """
-
-    def __init__(
-        self,
-        *,
-        input_size: int,
-        horizon: int,
-        head: ForecastHead,
-        targets: int = 1,
-        future: int = 0,
-        static: int = 0,
-        num_series: int = 0,
-        cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm",
-        hidden_size: int = 40,
-        num_layers: int = 2,
-        scaling: Scaling = "mean",
-        affine: bool = False,
-        season: int = 0,
-        dropout_rate: float = 0.0,
-        dtype=None,
-        rngs: nnx.Rngs,
-    ):
-        _check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
-        self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
-        self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
-        self.embedding = nnx.Linear(2 * targets + future, hidden_size, dtype=dtype, rngs=rngs)
-        self.static = _StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
-        network = lstmx.networks.stacked(
-            _cell(cell, hidden_size, dtype), num_layers, bidirectional=False, dropout_rate=dropout_rate
-        )
-        self.recurrent = lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout_rate)
-        self.output = nnx.Linear(hidden_size, targets * head.num_parameters, dtype=dtype, rngs=rngs)
-
-    def raw(
-        self,
-        history: jax.Array,
-        target: jax.Array,
-        exists: jax.Array | None = None,
-        target_exists: jax.Array | None = None,
-        *,
-        future: jax.Array | None = None,
-        static: jax.Array | None = None,
-        series: jax.Array | None = None,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The outputs before the head for the steps 1 to L + H - 1, each from the true values before it.
-
-        Args:
-          history: float `[B, L, D]`.
-          target: float `[B, H, D]`, what came then.
-          exists: bool `[B, L, D]`; all if not given.
-          target_exists: bool `[B, H, D]`; all if not given.
-          future, static, series, deterministic, rngs: as of `DirectForecaster.raw`.
-
-        Returns:
-          (raw, loc, scale): float32 `[B, L + H - 1, D, P]`, `[B, L + H - 1, D]` and `[B, 1, D]`.
-        """
-        exists = jnp.ones(history.shape, bool) if exists is None else exists
-        target_exists = jnp.ones(target.shape, bool) if target_exists is None else target_exists
-        loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
-        known = jnp.concatenate([exists, target_exists], axis=1)[:, :-1]
-        values = jnp.concatenate([history, target], axis=1)[:, :-1]
-        xs = self._inputs((values - loc[:, :-1]) / scale, known, None if future is None else future[:, 1:])
-        options = {"deterministic": deterministic, "rngs": rngs}
-        xs = self.dropout(xs + self.static(static, series), **options)
-        _, ys = self.recurrent(xs, mask=_begun(known), **options)
-        return self._raw(self.dropout(ys, **options)), loc[:, 1:], scale
-
-    def paths(
-        self,
-        key: jax.Array,
-        history: jax.Array,
-        exists: jax.Array | None = None,
-        *,
-        future: jax.Array | None = None,
-        static: jax.Array | None = None,
-        series: jax.Array | None = None,
-        count: int = 100,
-    ) -> jax.Array:
-        """Draws how it may go on.
-
-        Args:
-          key: a PRNG key.
-          history, exists, future, static, series: as of `raw`.
-          count: paths S of each window.
-
-        Returns:
-          float32 `[S, B, H, D]`, in the units of the history.
-        """
-        exists = jnp.ones(history.shape, bool) if exists is None else exists
-        loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
-        before, locs = jnp.split(loc, [self.input_size], axis=1)
-        zs = (history - before) / scale
-        constant = self.static(static, series)
-        past = None if future is None else future[:, 1 : self.input_size]
-        xs = self._inputs(zs[:, :-1], exists[:, :-1], past) + constant
-        state, _ = self.recurrent(xs, mask=_begun(exists[:, :-1]), deterministic=True)
-
-        # Before the first value there is nothing to have been read.
-        last = jnp.where(exists[:, -1:], zs[:, -1:], 0), exists[:, -1:]
-
-        def several(leaf):
-            return jnp.broadcast_to(leaf, (count, *leaf.shape))
-
-        carry = jax.tree.map(several, (state, last))
-        ahead = None if future is None else future[:, self.input_size :].swapaxes(0, 1)[:, :, None]
-
-        def advance(carry, inputs):
-            state, (z, known) = carry
-            key, loc, covariates = inputs
-            if covariates is not None:
-                covariates = several(covariates)
-            x = (self._inputs(z, known, covariates) + constant)[..., 0, :]
-            state, y = self.recurrent.step(state, x)
-            distribution = self.head.distribution(self._raw(y), loc, scale[:, 0])
-            drawn = self.head.sample(distribution, key)
-            z = ((drawn - loc) / scale[:, 0])[..., None, :]
-            return (state, (z, jnp.ones_like(known))), drawn
-
-        keys = jax.random.split(key, self.horizon)
-        _, drawn = jax.lax.scan(advance, carry, (keys, locs.swapaxes(0, 1), ahead))
-        return jnp.moveaxis(drawn, 0, 2)
-
-    def _inputs(self, zs: jax.Array, known: jax.Array, covariates: jax.Array | None) -> jax.Array:
-        return self.embedding(_joined(jnp.where(known, zs, 0), known, None, covariates))
-
-    def _raw(self, ys: jax.Array) -> jax.Array:
-        raw = self.output(ys)
-        return raw.reshape(*ys.shape[:-1], self.targets, self.head.num_parameters).astype(jnp.float32)
-
-
-class _StaticFeatures(nnx.Module):
-    """What is the same in all steps, as a vector `[B, 1, hidden]` that is added to the inputs."""
-
-    def __init__(self, static: int, num_series: int, hidden_size: int, *, dtype, rngs: nnx.Rngs):
-        self.of_static = (
-            nnx.Linear(static, hidden_size, use_bias=False, dtype=dtype, rngs=rngs) if static else None
-        )
-        self.of_series = nnx.Embed(num_series, hidden_size, dtype=dtype, rngs=rngs) if num_series else None
-
-    def __call__(self, static: jax.Array | None, series: jax.Array | None) -> jax.Array | float:
-        total = 0.0
-        if self.of_static is not None:
-            total = total + self.of_static(static)[:, None]
-        if self.of_series is not None:
-            total = total + self.of_series(series)[:, None]
-        return total
-
-
-def _cell(name: str, hidden_size: int, dtype):
-    if name not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {name!r}")
-    return CELLS[name](hidden_size, dtype=dtype)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
 def _patches(input_size: int, patch_size: int, stride: int) -> np.ndarray:
     """The steps of each patch: the last ends the history, and no step is left out."""
     if not 1 <= stride <= patch_size <= input_size:
@@ -429,13 +232,3 @@ def _patches(input_size: int, patch_size: int, stride: int) -> np.ndarray:
     count = -(-(input_size - patch_size) // stride) + 1
     ends = input_size - stride * np.arange(count)[::-1]
     return ends[:, None] + np.arange(-patch_size, 0)
-
-
-def _joined(*parts: jax.Array | None) -> jax.Array:
-    given = [jnp.asarray(part, jnp.float32) for part in parts if part is not None]
-    return jnp.concatenate(given, axis=-1)
-
-
-def _begun(known: jax.Array) -> jax.Array:
-    """Whether a step is not before the first known value, `[B, T]` of `[B, T, D]`."""
-    return jnp.cumsum(known.any(axis=-1), axis=1) > 0

@@ -17,7 +17,7 @@ from lstmx.models import (
     RecurrentForecaster,
     StudentT,
 )
-from lstmx.models.forecaster import CELLS
+from lstmx.models.forecaster_parts import CELLS
 from lstmx.models.instance_scaling import SCALINGS
 
 CHANCE = np.random.default_rng(0)

@@ -1,0 +1,53 @@
+"""What forecasters have in common: their recurrent layers, and how what they read is put together."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import lstmx
+import lstmx.nnx
+
+CELLS = {"lstm": lstmx.LSTM, "slstm": lstmx.SLSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
+
+
+class StaticFeatures(nnx.Module):
+    """What is the same in all steps, as a vector `[B, 1, hidden]` that is added to the inputs."""
+
+    def __init__(self, static: int, num_series: int, hidden_size: int, *, dtype, rngs: nnx.Rngs):
+        self.of_static = (
+            nnx.Linear(static, hidden_size, use_bias=False, dtype=dtype, rngs=rngs) if static else None
+        )
+        self.of_series = nnx.Embed(num_series, hidden_size, dtype=dtype, rngs=rngs) if num_series else None
+
+    def __call__(self, static: jax.Array | None, series: jax.Array | None) -> jax.Array | float:
+        """Of features `[B, F]` and numbers of series `[B]`; 0 without either."""
+        total = 0.0
+        if self.of_static is not None:
+            total = total + self.of_static(static)[:, None]
+        if self.of_series is not None:
+            total = total + self.of_series(series)[:, None]
+        return total
+
+
+def recurrent_layers(
+    cell: str, hidden_size: int, num_layers: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs
+) -> lstmx.nnx.Layer:
+    """Layers of a cell named as in `CELLS`, which read `hidden_size` features."""
+    if cell not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+    layer = CELLS[cell](hidden_size, dtype=dtype)
+    network = lstmx.networks.stacked(layer, num_layers, bidirectional=False, dropout_rate=dropout_rate)
+    return lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises a ValueError that names the size that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def joined(*parts: jax.Array | None) -> jax.Array:
+    """The features of those that are given, as float32, side by side."""
+    given = [jnp.asarray(part, jnp.float32) for part in parts if part is not None]
+    return jnp.concatenate(given, axis=-1)
