@@ -95,6 +95,7 @@ class ModelConfig:
         readout: whether forecasts are read off the last output or off all of them.
         scaling: how a window is normalized.
         affine: whether the normalization has learnt parameters.
+        lags: how many steps before each step lie the values that a recurrent decoder reads beside the last.
         smooth: whether exponential smoothing takes out the level and the season of the set, with rates that
             are learnt (ES-RNN).
         linear: whether a linear map of the history is added to the forecast; not to be had with counts.
@@ -114,6 +115,7 @@ class ModelConfig:
     readout: Literal["last", "all"] = "last"
     scaling: Literal["none", "last", "standard", "last_standard", "robust", "mean"] = "standard"
     affine: bool = False
+    lags: tuple[int, ...] = ()
     smooth: bool = False
     linear: bool = True
     shrinkage: float = 0.0

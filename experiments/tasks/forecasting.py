@@ -97,7 +97,9 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
     names = ("cell", "hidden_size", "num_layers", "scaling", "affine", "dropout_rate")
     common |= {name: getattr(model, name) for name in names}
     if model.decoder == "recurrent":
-        return RecurrentForecaster(**common)
+        return RecurrentForecaster(lags=model.lags, **common)
+    if model.lags:
+        raise ValueError("lags are read by a recurrent decoder: --model.decoder recurrent")
     names = ("patch_size", "patch_stride", "readout", "linear", "shrinkage")
     own = {name: getattr(model, name) for name in names}
     return DirectForecaster(historic=shape.historic, missing=shape.missing, **own, **common)

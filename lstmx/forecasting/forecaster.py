@@ -53,6 +53,8 @@ class LSTMForecaster:
       encoder_n_layers: layers.
       patch_size: steps that are one step of the recurrent network; of the direct decoder.
       linear: whether a linear map of the history is added; of the direct decoder.
+      lags: how many steps before each step lie the values that are read beside the last one, such as those of
+        the day and the week before; of the recurrent decoder.
       scaler_type: how a window is normalized, see `lstmx.models.level_and_spread`; `"mean"` for counts.
       log: whether logarithms of targets are read and forecast, which must be above 0: for series that grow by
         percents. Forecasts are turned back, so that a mean becomes a median.
@@ -98,6 +100,7 @@ class LSTMForecaster:
     encoder_n_layers: int = 1
     patch_size: int = 1
     linear: bool = True
+    lags: Sequence[int] = ()
     scaler_type: str = "last_standard"
     log: bool = False
     season_length: int = 0
@@ -128,6 +131,8 @@ class LSTMForecaster:
                 "a recurrent decoder reads neither patches nor columns known up to now alone, and "
                 "has no shrinkage"
             )
+        if self.decoder == "direct" and self.lags:
+            raise ValueError("lags are read by a recurrent decoder, not by a direct one")
         head = head_named(self.head, LEVELS if self.head == "quantiles" else None)
         if self.log and not head.location_scale:
             raise ValueError(f"log does not go with head={self.head!r}: logarithms of counts are no counts")
@@ -399,7 +404,7 @@ class LSTMForecaster:
             "rngs": rngs,
         }
         if self.decoder == "recurrent":
-            return RecurrentForecaster(**common)
+            return RecurrentForecaster(lags=self.lags, **common)
         linear = self.linear and common["head"].location_scale
         return DirectForecaster(
             historic=sizes["historic"],

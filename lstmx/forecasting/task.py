@@ -114,10 +114,11 @@ class ForecastTask(ModuleTask):
             raw, loc, scale = model.raw(
                 batch["history"], target, batch["history_exists"], exists, **_covariates(batch), **options
             )
-            target = jnp.concatenate([batch["history"], target], axis=1)[:, 1:]
+            steps = slice(-raw.shape[1], None)
+            target = jnp.concatenate([batch["history"], target], axis=1)[:, steps]
             known = jnp.concatenate([batch["history_exists"], exists], axis=1)
             # The first value of a series follows from nothing.
-            exists = known[:, 1:] & (jnp.cumsum(known, axis=1)[:, :-1] > 0)
+            exists = (known[:, 1:] & (jnp.cumsum(known, axis=1)[:, :-1] > 0))[:, steps]
         else:
             raw, loc, scale = model.raw(
                 batch["history"], batch["history_exists"], **_inputs(batch), **options

@@ -4,10 +4,12 @@ Axes: B windows, L steps of history, H steps of the horizon, D targets, F covari
 distribution of one value (see `forecast_heads`).
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lstmx.models.forecast_heads import ForecastHead
@@ -18,7 +20,7 @@ from lstmx.models.instance_scaling import InstanceScaling, Scaling
 class RecurrentForecaster(nnx.Module):
     """A recurrent network that reads each value, forecasts the next, and goes on with what it drew from that.
 
-        d_t = head(LSTM(z_{t-1}, covariates_t)),    z_t ~ d_t beyond the end of the history
+        d_t = head(LSTM(z_{t-1}, z_{t-lag}, covariates_t)),    z_t ~ d_t beyond the end of the history
 
     Training predicts every step of history and horizon from the true values before it. Forecasts are paths:
     many, drawn independently, whose quantiles are those of the forecast, of sums over steps too.
@@ -27,9 +29,12 @@ class RecurrentForecaster(nnx.Module):
       input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers, scaling,
         affine, season, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates known up to now alone
         cannot be read, as the horizon lacks them.
+      lags: how many steps before each step lie the values that are read beside the last one, such as those of
+        the day and the week before; from 2 to `input_size`. The recurrent network begins where the longest
+        ends, `max(lags)` steps into the history.
 
     Raises:
-      ValueError: if a name is unknown or a size does not fit.
+      ValueError: if a name is unknown, or a size or a lag does not fit.
 
     Source: Salinas et al., "DeepAR: probabilistic forecasting with autoregressive recurrent networks",
     International Journal of Forecasting 36, 2020, equations 1 and 2.
@@ -61,14 +66,23 @@ class RecurrentForecaster(nnx.Module):
         scaling: Scaling = "mean",
         affine: bool = False,
         season: int = 0,
+        lags: Sequence[int] = (),
         dropout_rate: float = 0.0,
         dtype=None,
         rngs: nnx.Rngs,
     ):
         check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
+        given = tuple(lags)
+        if len(set(given)) < len(given) or not all(2 <= lag <= input_size for lag in given):
+            raise ValueError(
+                f"lags must be different numbers from 2 to input_size, which is {input_size}, got {given}"
+            )
+        self.lags = (1, *sorted(given))
         self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
-        self.embedding = nnx.Linear(2 * targets + future, hidden_size, dtype=dtype, rngs=rngs)
+        self.embedding = nnx.Linear(
+            2 * len(self.lags) * targets + future, hidden_size, dtype=dtype, rngs=rngs
+        )
         self.static = StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)
         self.recurrent = recurrent_layers(cell, hidden_size, num_layers, dropout_rate, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout_rate)
@@ -87,7 +101,9 @@ class RecurrentForecaster(nnx.Module):
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The outputs before the head for the steps 1 to L + H - 1, each from the true values before it.
+        """The outputs before the head for the steps F to L + H - 1, each from the true values before it.
+
+        F is the first step that can be forecast: 1, or with lags the longest of them.
 
         Args:
           history: float `[B, L, D]`.
@@ -97,18 +113,21 @@ class RecurrentForecaster(nnx.Module):
           future, static, series, deterministic, rngs: as of `DirectForecaster.raw`.
 
         Returns:
-          (raw, loc, scale): float32 `[B, L + H - 1, D, P]`, `[B, L + H - 1, D]` and `[B, 1, D]`.
+          (raw, loc, scale): float32 `[B, L + H - F, D, P]`, `[B, L + H - F, D]` and `[B, 1, D]`.
         """
         exists = jnp.ones(history.shape, bool) if exists is None else exists
         target_exists = jnp.ones(target.shape, bool) if target_exists is None else target_exists
         loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
-        known = jnp.concatenate([exists, target_exists], axis=1)[:, :-1]
-        values = jnp.concatenate([history, target], axis=1)[:, :-1]
-        xs = self._inputs((values - loc[:, :-1]) / scale, known, None if future is None else future[:, 1:])
+        known = jnp.concatenate([exists, target_exists], axis=1)
+        zs = (jnp.concatenate([history, target], axis=1) - loc) / scale
+        first = self.lags[-1]
+        xs = self._inputs(
+            self._lagged(zs), self._lagged(known), None if future is None else future[:, first:]
+        )
         options = {"deterministic": deterministic, "rngs": rngs}
         xs = self.dropout(xs + self.static(static, series), **options)
-        _, ys = self.recurrent(xs, mask=_begun(known), **options)
-        return self._raw(self.dropout(ys, **options)), loc[:, 1:], scale
+        _, ys = self.recurrent(xs, mask=_begun(known)[:, first - 1 : -1], **options)
+        return self._raw(self.dropout(ys, **options)), loc[:, first:], scale
 
     def paths(
         self,
@@ -135,35 +154,44 @@ class RecurrentForecaster(nnx.Module):
         loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
         before, locs = jnp.split(loc, [self.input_size], axis=1)
         zs = (history - before) / scale
-        constant = self.static(static, series)
-        past = None if future is None else future[:, 1 : self.input_size]
-        xs = self._inputs(zs[:, :-1], exists[:, :-1], past) + constant
-        state, _ = self.recurrent(xs, mask=_begun(exists[:, :-1]), deterministic=True)
+        constant, first = self.static(static, series), self.lags[-1]
+        past = None if future is None else future[:, first : self.input_size]
+        xs = self._inputs(self._lagged(zs), self._lagged(exists), past) + constant
+        state, _ = self.recurrent(xs, mask=_begun(exists)[:, first - 1 : -1], deterministic=True)
 
-        # Before the first value there is nothing to have been read.
-        last = jnp.where(exists[:, -1:], zs[:, -1:], 0), exists[:, -1:]
+        # The values that lags reach back to, and room for those that are drawn.
+        room = ((0, 0), (0, self.horizon), (0, 0))
+        zs = jnp.pad(zs[:, -first:], room)
+        known = jnp.pad(exists[:, -first:], room, constant_values=True)
 
         def several(leaf):
             return jnp.broadcast_to(leaf, (count, *leaf.shape))
 
-        carry = jax.tree.map(several, (state, last))
+        carry = jax.tree.map(several, (state, zs))
         ahead = None if future is None else future[:, self.input_size :].swapaxes(0, 1)[:, :, None]
 
         def advance(carry, inputs):
-            state, (z, known) = carry
-            key, loc, covariates = inputs
+            (state, zs), (step, key, loc, covariates) = carry, inputs
             if covariates is not None:
                 covariates = several(covariates)
-            x = (self._inputs(z, known, covariates) + constant)[..., 0, :]
+            before = first + step - np.array(self.lags)
+            read = (
+                values[..., before, :].reshape(*values.shape[:-2], 1, -1) for values in (zs, several(known))
+            )
+            x = (self._inputs(*read, covariates) + constant)[..., 0, :]
             state, y = self.recurrent.step(state, x)
             distribution = self.head.distribution(self._raw(y), loc, scale[:, 0])
             drawn = self.head.sample(distribution, key)
-            z = ((drawn - loc) / scale[:, 0])[..., None, :]
-            return (state, (z, jnp.ones_like(known))), drawn
+            return (state, zs.at[..., first + step, :].set((drawn - loc) / scale[:, 0])), drawn
 
-        keys = jax.random.split(key, self.horizon)
-        _, drawn = jax.lax.scan(advance, carry, (keys, locs.swapaxes(0, 1), ahead))
+        steps, keys = jnp.arange(self.horizon), jax.random.split(key, self.horizon)
+        _, drawn = jax.lax.scan(advance, carry, (steps, keys, locs.swapaxes(0, 1), ahead))
         return jnp.moveaxis(drawn, 0, 2)
+
+    def _lagged(self, xs: jax.Array) -> jax.Array:
+        """`[B, T - F, lags * D]` of `[B, T, D]`: what lay before each of the steps F to T - 1."""
+        first, steps = self.lags[-1], xs.shape[1]
+        return jnp.concatenate([xs[:, first - lag : steps - lag] for lag in self.lags], axis=-1)
 
     def _inputs(self, zs: jax.Array, known: jax.Array, covariates: jax.Array | None) -> jax.Array:
         return self.embedding(joined(jnp.where(known, zs, 0), known, None, covariates))

@@ -165,7 +165,13 @@ def test_it_learns_waves(decoder, tmp_path):
         steps=steps,
         head="gaussian",
         paths=20,
-        model=dataclasses.replace(base.model, decoder=decoder, hidden_size=16, scaling="standard"),
+        model=dataclasses.replace(
+            base.model,
+            decoder=decoder,
+            hidden_size=16,
+            scaling="standard",
+            lags=(5,) if decoder == "recurrent" else (),
+        ),
         optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-2, schedule="cosine"),
         loop=dataclasses.replace(base.loop, eval_every=0, checkpoint_every=0, tensorboard=False),
     )

@@ -238,6 +238,20 @@ def test_the_same_seed_gives_the_same_forecasts(decoder):
     assert np.isfinite(first[["lstmx", "lstmx-lo-80", "lstmx-hi-80"]]).all(axis=None)
 
 
+def test_lagged_values_are_read():
+    """What each series repeats, no network of eight units keeps in mind."""
+    days = pd.date_range("2024-01-01", periods=88, freq="D")
+    rhythms = np.random.default_rng(0).normal(size=(20, 8))
+    parts = [{"unique_id": str(n), "ds": days, "y": np.tile(y, 11)} for n, y in enumerate(rhythms)]
+    df = pd.concat(map(pd.DataFrame, parts))
+    options = {**SMALL, "input_size": 16, "max_steps": 150, "learning_rate": 2e-2, "batch_size": 128}
+    options |= {"decoder": "recurrent", "head": "gaussian", "encoder_hidden_size": 8}
+    found = LSTMForecaster(h=8, lags=[8], **options).cross_validation(df)
+    plain = LSTMForecaster(h=8, **options).cross_validation(df)
+    assert np.abs(found["lstmx"] - found["y"]).mean() < 0.1
+    assert np.abs(plain["lstmx"] - plain["y"]).mean() > 0.3
+
+
 def test_polars_frames_come_back_as_such():
     polars = pytest.importorskip("polars")
     df = frame().drop(columns="price")
@@ -271,6 +285,7 @@ def test_gaps_short_and_constant_series():
         (lambda df: LSTMForecaster(h=3, decoder="beam"), "decoder must be direct or recurrent"),
         (lambda df: LSTMForecaster(h=3, decoder="recurrent", patch_size=2), "reads neither patches"),
         (lambda df: LSTMForecaster(h=3, decoder="recurrent", shrinkage=0.1), "has no shrinkage"),
+        (lambda df: LSTMForecaster(h=3, lags=[7]), "lags are read by a recurrent decoder, not"),
         (lambda df: LSTMForecaster(h=3, shrinkage=1.0, **SMALL).fit(df), r"shrinkage must be in \[0, 1\)"),
         (lambda df: LSTMForecaster(h=3, head="cauchy"), "cauchy"),
         (lambda df: LSTMForecaster(h=3, log=True, head="negative_binomial"), "log does not go with head="),

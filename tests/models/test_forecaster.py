@@ -131,8 +131,10 @@ def test_direct_is_the_loop(readout, patch, stride, historic):
     np.testing.assert_allclose(scale[:, 0], spread / gamma, rtol=1e-5)
 
 
-def test_recurrent_is_the_loop():
-    model = make(RecurrentForecaster, num_layers=1, scaling="standard", **COUNTS)
+@pytest.mark.parametrize("lags", [(), (2, 5), (7, 3, 11)])
+def test_recurrent_is_the_loop(lags):
+    model = make(RecurrentForecaster, num_layers=1, scaling="standard", lags=lags, **COUNTS)
+    first = max(lags, default=1)
     raw, loc, scale = call(model, "raw", HISTORY, TARGET, EXISTS, **COVARIATES)
     for row in range(B):
         mean, spread = scaled(HISTORY[row].astype(np.float64), EXISTS[row])
@@ -140,19 +142,27 @@ def test_recurrent_is_the_loop():
         zs = np.where(known, (np.concatenate([HISTORY[row], TARGET[row]]) - mean) / spread, 0)
         constant = affine(model.static.of_static, COVARIATES["static"][row])
         constant = constant + array(model.static.of_series.embedding)[COVARIATES["series"][row]]
-        inputs = np.concatenate([zs[:-1], known[:-1], COVARIATES["future"][row, 1:]], axis=1)
-        before = ~np.logical_or.accumulate(known.any(axis=1))[:-1]
+        inputs = [
+            [
+                *(zs[step - lag] for lag in (1, *sorted(lags))),
+                *(known[step - lag] for lag in (1, *sorted(lags))),
+                COVARIATES["future"][row, step],
+            ]
+            for step in range(first, L + H)
+        ]
+        inputs = np.array([np.concatenate(parts) for parts in inputs])
+        before = [not known[:step].any() for step in range(first, L + H)]
         ys = recurrent(model, affine(model.embedding, inputs) + constant, before)
-        expected = affine(model.output, ys).reshape(L + H - 1, 2, -1)
+        expected = affine(model.output, ys).reshape(L + H - first, 2, -1)
         assert oracles.relative_error(raw[row], expected) <= 1e-5
         np.testing.assert_allclose(loc[row, 0], mean, rtol=1e-5)
         np.testing.assert_allclose(scale[row, 0], spread, rtol=1e-5)
 
 
-@pytest.mark.parametrize("season", [0, 3])
-def test_paths_go_on_from_what_was_drawn(season):
+@pytest.mark.parametrize(("season", "lags"), [(0, ()), (3, ()), (0, (2, 3)), (3, (3, 11))])
+def test_paths_go_on_from_what_was_drawn(season, lags):
     """Read as if they had come true, forecasts without chance are forecast again."""
-    model = make(RecurrentForecaster, head=Point(), season=season, dropout_rate=0.3, **COUNTS)
+    model = make(RecurrentForecaster, head=Point(), season=season, lags=lags, dropout_rate=0.3, **COUNTS)
     graph, params = nnx.split(model)
     paths = quick.jit(
         lambda params: nnx.merge(graph, params).paths(
@@ -161,7 +171,7 @@ def test_paths_go_on_from_what_was_drawn(season):
     )(params)
     np.testing.assert_array_equal(paths[0], paths[1])
     raw, loc, scale = call(model, "raw", HISTORY, paths[0], EXISTS, **COVARIATES)
-    again = model.head.distribution(raw[:, L - 1 :], loc[:, L - 1 :], scale)
+    again = model.head.distribution(raw[:, -H:], loc[:, -H:], scale)
     np.testing.assert_allclose(again, paths[0], rtol=2e-5, atol=1e-5)
 
 
@@ -200,7 +210,7 @@ def test_units_do_not_matter(kind, scaling):
     ],
 )
 def test_what_does_not_exist_has_no_influence(kind, scaling):
-    options = {"missing": True, "patch_size": 3} if kind is DirectForecaster else {}
+    options = {"missing": True, "patch_size": 3} if kind is DirectForecaster else {"lags": (3, 4)}
     model = make(kind, scaling=scaling, **options)
     target = (TARGET,) if kind is RecurrentForecaster else ()
     exists = EXISTS.copy()
@@ -284,3 +294,9 @@ def test_shrinkage_needs_a_level():
     ):
         with pytest.raises(ValueError, match=message):
             make(DirectForecaster, head=head, shrinkage=share)
+
+
+@pytest.mark.parametrize("lags", [(1,), (0, 2), (4, 4), (2, 12)])
+def test_lags_that_do_not_fit(lags):
+    with pytest.raises(ValueError, match=r"numbers from 2 to input_size, which is 11, got \("):
+        make(RecurrentForecaster, lags=lags)
