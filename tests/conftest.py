@@ -17,6 +17,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 _DATA = tempfile.TemporaryDirectory(prefix="lstmx-tests-")
 os.environ["TFDS_DATA_DIR"] = _DATA.name
 
+# The tests' loops are tiny, and most of their time is the compiler's, of which these flags save a third, in
+# the commands that they run too. `XLA_FLAGS= pytest` compiles as users do.
+_QUICK = ["--xla_backend_optimization_level=0"]
+if jax.__version_info__ < (0, 11):
+    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
+
 # A new shape is a new compilation: the time of an example says nothing.
 hypothesis.settings.register_profile("lstmx", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("lstmx")
@@ -26,16 +33,4 @@ hypothesis.settings.load_profile("lstmx")
 def double():
     """Double precision for the test."""
     with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules whose programs run once or twice: flax and optax must have been imported before."""
-    import flax.nnx  # noqa: F401
-    import optax  # noqa: F401
-    import quick
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", quick.jit)
         yield

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from losses import EVERY, loss_and_results_of
 
 import lstmx
@@ -32,7 +31,7 @@ each = pytest.mark.parametrize("name", ["lstm", "gru", "elman", "elman-relu"])
 def gradients(cell, case, **options):
     """Of the loss by parameters, xs and initial state, and the results."""
     compute = jax.grad(loss_and_results_of(cell, **options), argnums=EVERY, has_aux=True)
-    return quick.jit(compute)(*case)
+    return jax.jit(compute)(*case)
 
 
 def exact(cell, case, transformed=gradients, **options):

@@ -1,7 +1,7 @@
 """What the tests of ONNX's nodes share."""
 
+import jax
 import numpy as np
-import quick
 
 from lstmx.convert import onnx as convert
 
@@ -36,5 +36,5 @@ def run(recurrent, X):
     def outputs(params, state, lengths, X):
         return convert.run(recurrent._replace(params=params, initial_state=state, lengths=lengths), X)
 
-    compiled = quick.jit(outputs)
+    compiled = jax.jit(outputs)
     return compiled(recurrent.params, recurrent.initial_state, recurrent.lengths, X)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import quick
 
 import lstmx
 
@@ -47,7 +46,6 @@ def test_its_code_runs(tmp_path, monkeypatch):
     assert names["y"].shape == (2, 128)
     df = pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=99), "y": np.arange(99.0)})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jax, "jit", quick.jit)
     names["df"] = df
     exec(forecasting, names)
     assert names["forecasts"].columns.tolist()[2:] == ["lstmx", "lstmx-lo-80", "lstmx-hi-80"]

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 from numpy_lstm import gru_step, lstm_step, sigmoid
 
@@ -28,7 +27,7 @@ def drawn(cell, steps=T):
 
 
 def run(cell, case, key=KEY, **options):
-    return quick.jit(functools.partial(lstmx.scan, cell, key=key, **options))(*case)
+    return jax.jit(functools.partial(lstmx.scan, cell, key=key, **options))(*case)
 
 
 def loop(step, case):

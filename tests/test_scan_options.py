@@ -8,7 +8,6 @@ import losses
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 
 import lstmx
@@ -112,7 +111,7 @@ def test_states_have_gradients(name):
             )
             return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves((ys, states)))
 
-        return quick.jit(jax.grad(loss, argnums=(0, 1, 2)))(*case)
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*case)
 
     expected = gradient("reference")
     for remat in (None, "gates", 3):
@@ -166,7 +165,7 @@ def test_chunks_change_nothing(remat, reverse):
 
     def everything(remat):
         compute = jax.grad(variants.loss_of(cell, remat=remat, **options), argnums=(0, 1, 2), has_aux=True)
-        return quick.jit(compute)(*case)
+        return jax.jit(compute)(*case)
 
     assert oracles.relative_error(everything(remat), everything(None)) <= 1e-12
 
@@ -182,7 +181,7 @@ def test_gates_are_redone_in_chunks(steps, reverse):
 
     def everything(**way):
         loss = variants.loss_of(cell, reverse=reverse, return_states=True, **options, **way)
-        return quick.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
 
     got, expected = everything(remat="gates"), everything(implementation="reference")
     assert oracles.relative_error(got, expected) <= 1e-12

@@ -8,7 +8,6 @@ import losses
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 from flax import nnx
 
@@ -46,7 +45,7 @@ def test_fused_is_the_reference(name, options):
 def test_gradients_are_slopes(name):
     cell, case = variants.double_case(name)
     options = variants.OPTIONS["mask and resets"]
-    loss = quick.jit(variants.loss_of(cell, implementation="reference", key=key_of(name), **options))
+    loss = jax.jit(variants.loss_of(cell, implementation="reference", key=key_of(name), **options))
     rng, epsilon = np.random.default_rng(5), 1e-6
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), case)
 
@@ -63,8 +62,8 @@ def test_gradients_are_slopes(name):
 @every
 def test_step_is_scan(name):
     cell, (params, xs, state) = variants.double_case(name)
-    expected = quick.jit(functools.partial(lstmx.scan, cell))(params, xs[:2], state)
-    step = quick.jit(functools.partial(lstmx.step, cell))
+    expected = jax.jit(functools.partial(lstmx.scan, cell))(params, xs[:2], state)
+    step = jax.jit(functools.partial(lstmx.step, cell))
     state, first = step(params, state, xs[0])
     state, second = step(params, state, xs[1])
     assert oracles.relative_error((state, np.stack([first, second])), expected) <= 1e-12
@@ -82,8 +81,8 @@ def test_vmap_is_a_batch_axis(name):
     def one(xs, state, resets, lengths):
         return gradient(xs, state, resets=resets, lengths=lengths)
 
-    got = quick.jit(jax.vmap(one, in_axes=(1, 0, 1, 0), out_axes=(1, 0)))(xs, state, *options.values())
-    expected = quick.jit(functools.partial(gradient, **options))(xs, state)
+    got = jax.jit(jax.vmap(one, in_axes=(1, 0, 1, 0), out_axes=(1, 0)))(xs, state, *options.values())
+    expected = jax.jit(functools.partial(gradient, **options))(xs, state)
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
@@ -115,11 +114,11 @@ def test_bfloat16(name):
     def run(cell, params, xs):
         return lstmx.scan(cell, params, xs, **options)
 
-    final, ys = quick.jit(functools.partial(run, narrow))(params, xs)
+    final, ys = jax.jit(functools.partial(run, narrow))(params, xs)
     assert ys.dtype == jnp.bfloat16
     types = jax.tree.map(lambda leaf: leaf.dtype, (final, narrow.initial_state()))
     assert types[0] == types[1]
-    _, expected = quick.jit(functools.partial(run, wide))(params, xs)
+    _, expected = jax.jit(functools.partial(run, wide))(params, xs)
     assert 0 < oracles.relative_error(ys, expected) <= 0.03
 
     def loss(params, xs):
@@ -147,7 +146,7 @@ def test_flax_layers_are_the_scan(name):
         of_linen = lstmx.linen.Layer(cell).apply(nested, batch_major(xs), state, **options)
         return (final, batch_major(ys)), of_nnx, of_linen
 
-    expected, *got = quick.jit(all_three)(params, variables, nested, xs, state)
+    expected, *got = jax.jit(all_three)(params, variables, nested, xs, state)
     assert oracles.relative_error(got, [expected] * 2) <= 1e-12
 
 
@@ -161,5 +160,5 @@ def test_flax_loops_take_the_cell(name):
         final, ys = lstmx.scan(cell, params, xs)
         return (final, batch_major(ys)), nnx.merge(graph, variables)(batch_major(xs))
 
-    expected, got = quick.jit(both)(rnn.cell.parameters(), variables, xs[:2])
+    expected, got = jax.jit(both)(rnn.cell.parameters(), variables, xs[:2])
     assert oracles.relative_error(got, expected) <= 1e-12

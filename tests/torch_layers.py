@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 
 import lstmx
 from lstmx.convert.torch import from_state_dict, to_state_dict
@@ -92,7 +91,7 @@ def results(layer, cell, network, xs, state, lengths=None):
         return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in jax.tree.leaves(values)), values
 
     tensors = {name: jnp.asarray(tensor.numpy()) for name, tensor in layer.state_dict().items()}
-    compute = quick.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
     (_, values), (d_tensors, d_xs, d_state) = compute(tensors, xs, state)
     ours = [*values, d_tensors, d_xs, stacked(d_state, cell)]
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import losses
 import numpy as np
 import oracles
-import quick
 from numpy_cells import CELLS
 from numpy_lstm import elman_step, gru_step, lstm_step, mogrifier_step
 
@@ -217,7 +216,7 @@ def results(name, options, implementation, remat=None):
     cell, case = double_case(name)
     key = jax.random.key(3) if name in REGULARIZED else None
     loss = loss_of(cell, implementation=implementation, remat=remat, key=key, **OPTIONS[options])
-    gradients, values = quick.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
+    gradients, values = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
     return values, gradients
 
 

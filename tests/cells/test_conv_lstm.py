@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 from flax import linen
 from hypothesis import given, settings
@@ -75,7 +74,7 @@ def test_values_and_gradients_of_keras(grid):
         final, ys = lstmx.scan(cell, params, xs, state)
         return *final, ys
 
-    got, expected = (quick.jit(variants.with_gradients(f))(params, xs, state) for f in (of_lstmx, of_keras))
+    got, expected = (jax.jit(variants.with_gradients(f))(params, xs, state) for f in (of_lstmx, of_keras))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
@@ -107,7 +106,7 @@ def test_values_and_gradients_of_flax(use_bias):
         cell = ConvLSTM(3, (4, 5), (3, 2), param_dtype="float64")
         return lstmx.scan(cell, params, xs, carry)
 
-    got, expected = (quick.jit(variants.with_gradients(f))(variables, carry, xs) for f in (of_lstmx, of_flax))
+    got, expected = (jax.jit(variants.with_gradients(f))(variables, carry, xs) for f in (of_lstmx, of_flax))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
@@ -140,7 +139,7 @@ def test_any_batch_axes(batch, steps):
         return final, ys.reshape(steps, *batch, *ys.shape[2:])
 
     xs, state = xs.squeeze(len(batch) + 1), jax.tree.map(lambda leaf: leaf.squeeze(len(batch)), state)
-    got, expected = (quick.jit(variants.with_gradients(f))(params, xs, state) for f in (run, by_hand))
+    got, expected = (jax.jit(variants.with_gradients(f))(params, xs, state) for f in (run, by_hand))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 

@@ -6,7 +6,6 @@ import losses
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 
 import lstmx
@@ -27,7 +26,7 @@ def test_is_an_elman_cell_with_a_diagonal_kernel(activation):
     def independent(params, xs, state):
         return lstmx.scan(cell, params, xs, state, lengths=losses.LENGTHS)
 
-    got, expected = (quick.jit(variants.with_gradients(f))(*case) for f in (independent, diagonal))
+    got, expected = (jax.jit(variants.with_gradients(f))(*case) for f in (independent, diagonal))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
@@ -40,7 +39,7 @@ def test_gradient_through_time_is_a_power_of_the_weight():
     def last(h):
         return lstmx.scan(cell, params, np.ones((steps, 1)), h)[1][-1]
 
-    slope = quick.jit(jax.jacrev(last))(np.ones(3))
+    slope = jax.jit(jax.jacrev(last))(np.ones(3))
     np.testing.assert_allclose(slope, np.diag(u**steps), rtol=1e-12)
 
 

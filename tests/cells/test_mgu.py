@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 from flax import linen
 
@@ -42,7 +41,7 @@ def test_values_and_gradients_of_flax(reset_gate):
         return lstmx.scan(cell, params, xs, h)
 
     case = variables, h, xs
-    got, expected = (quick.jit(variants.with_gradients(f))(*case) for f in (of_lstmx, of_flax))
+    got, expected = (jax.jit(variants.with_gradients(f))(*case) for f in (of_lstmx, of_flax))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 

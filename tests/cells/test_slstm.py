@@ -8,7 +8,6 @@ import numpy as np
 import numpy_cells
 import oracles
 import pytest
-import quick
 import variants
 
 import lstmx
@@ -52,7 +51,7 @@ def test_values_and_gradients_of_the_equations_without_stabiliser(forget_gate, n
     def expected(params, xs):
         return unstabilised(cell, params, xs, resets)[2]
 
-    got, expected = (quick.jit(variants.with_gradients(f))(*case) for f in (outputs, expected))
+    got, expected = (jax.jit(variants.with_gradients(f))(*case) for f in (outputs, expected))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
@@ -78,7 +77,7 @@ def test_second_derivatives_from_a_fresh_state(forget_gate):
     def expected(xs):
         return jnp.sum(unstabilised(cell, params, xs, resets)[2] ** 2)
 
-    got, expected = (quick.jit(jax.hessian(function))(xs) for function in (loss, expected))
+    got, expected = (jax.jit(jax.hessian(function))(xs) for function in (loss, expected))
     assert oracles.relative_error(got, expected) <= 1e-12
 
 
@@ -105,7 +104,7 @@ def test_huge_pre_activations(forget_gate, remat):
     def outputs(params, xs):
         return lstmx.scan(cell, params, xs, remat=remat)
 
-    gradients, (state, ys) = quick.jit(variants.with_gradients(outputs))(params, xs)
+    gradients, (state, ys) = jax.jit(variants.with_gradients(outputs))(params, xs)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradients))
     assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradients))
     assert jnp.all(state.n >= 1)
@@ -132,7 +131,7 @@ def test_derivative_of_the_gates(forget_gate, scale):
     def both_modes(gates):
         return jax.jvp(gates, point, direction), jax.vjp(gates, *point)[1](cotangent)
 
-    got, expected = (quick.jit(functools.partial(both_modes, gates))() for gates in functions)
+    got, expected = (jax.jit(functools.partial(both_modes, gates))() for gates in functions)
     assert oracles.relative_error(got, expected) <= 1e-12
 
 

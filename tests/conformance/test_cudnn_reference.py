@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from jax.experimental import rnn
 
 import lstmx
@@ -71,7 +70,7 @@ def results_of_both(*, layers, bidirectional, lengths, features, units):
             return sum(jnp.sum(jnp.sin(leaf + 1)) for leaf in function(*arguments))
 
         return [
-            quick.jit(compute)(weights, xs, h, c)
+            jax.jit(compute)(weights, xs, h, c)
             for compute in (function, jax.grad(loss, argnums=(0, 1, 2, 3)))
         ]
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from flax import linen as nn
 from flax import nnx
 
@@ -56,7 +55,7 @@ def compiled(function, *weights):
 
     def run(xs, **call):
         flags = {name: call.pop(name) for name in list(call) if isinstance(call[name], bool)}
-        body = quick.jit(lambda w, x, arrays: function(*w, x, **arrays, **flags))
+        body = jax.jit(lambda w, x, arrays: function(*w, x, **arrays, **flags))
         return body(weights, xs, call)
 
     return run
@@ -77,7 +76,7 @@ def of_linen(cell, params, features=FEATURES, **options):
 
 skins = pytest.mark.parametrize("skin", [of_nnx, of_linen], ids=["nnx", "linen"])
 names = pytest.mark.parametrize("name", CELLS)
-step = quick.jit(lstmx.step, static_argnums=0)
+step = jax.jit(lstmx.step, static_argnums=0)
 
 
 def by_steps(cell, params, xs, *, lengths=None, carry=None, backwards=False, in_order=True):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 
 import lstmx
 from lstmx.convert import keras as convert
@@ -86,7 +85,7 @@ def flat(state):
 
 
 def compiled(function):
-    return quick.jit(function)
+    return jax.jit(function)
 
 
 def scan_of(net, **options):

@@ -21,8 +21,6 @@ from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import LEVELS
 from lstmx.training import restore_params, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def random_panel(lengths=(40, 31), missing=0.0):
     chance = np.random.default_rng(0)

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-import quick
 
 from experiments import sentiment
 from experiments.tasks import classification_report
@@ -55,7 +54,7 @@ def test_evaluation_counts_every_text_once_whatever_stands_beside_it(tiny):
     assert abs(metrics["loss"] - math.log(2)) < 0.1
     model, right, nats = tiny.model(params), 0, 0.0
     some = tiny.examples["validation"]
-    alone = quick.jit(lambda ids, length: jax.nn.log_softmax(model(ids, length))[0])
+    alone = jax.jit(lambda ids, length: jax.nn.log_softmax(model(ids, length))[0])
     for text, label in some[:20]:
         logp = alone(*padded([tiny.encoder.encode(text)], [0], 25))
         right += tiny.classes[int(logp.argmax())] == label
@@ -95,7 +94,7 @@ def trained(task, steps):
     """Parameters after some steps of Adam, compiled quickly."""
     optimizer = optax.adam(1e-2)
 
-    @quick.jit
+    @jax.jit
     def advance(params, state, batch, key):
         gradients = jax.grad(lambda params: task.loss(params, (), batch, key)[0])(params)
         updates, state = optimizer.update(gradients, state)
@@ -192,7 +191,7 @@ def test_a_change_for_the_worse_has_its_size_and_raises_the_loss(tiny):
     losses = []
     for size in (0.0, 1e-6, 0.1, 0.5):
         task = sentiment.make_classifier(dataclasses.replace(tiny.config, adversarial=size), tiny.assets())
-        losses.append(float(quick.jit(task.loss)(sharp, (), batch, key)[0]))
+        losses.append(float(jax.jit(task.loss)(sharp, (), batch, key)[0]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert losses[1] < losses[2] < losses[3]
 

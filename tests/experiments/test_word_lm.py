@@ -8,7 +8,6 @@ import math
 import jax
 import numpy as np
 import pytest
-import quick
 
 from experiments import word_lm
 from experiments.tasks.adaptive_evaluation import evaluate_dynamically, evaluate_with_cache
@@ -140,7 +139,7 @@ def test_windows_of_random_length_weigh_by_their_length(task_of):
     for length in (15, 25):
         batch = batches[length]
         both = [
-            quick.jit(jax.value_and_grad(one.loss, has_aux=True))(params, carry, batch, jax.random.key(0))
+            jax.jit(jax.value_and_grad(one.loss, has_aux=True))(params, carry, batch, jax.random.key(0))
             for one in (task, plain)
         ]
         ((loss, _), gradient), ((same, _), full) = both

@@ -10,8 +10,6 @@ import pytest
 from lstmx.data import SeriesWindows
 from lstmx.forecasting import LSTMForecaster, read_frame
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {"input_size": 12, "encoder_hidden_size": 6, "max_steps": 8, "batch_size": 16, "dropout_rate": 0.0}
 
 

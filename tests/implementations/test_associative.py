@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 import variants
 
 import lstmx
@@ -24,7 +23,7 @@ CELLS = {
 def results(cell, case, **options):
     """Gradients of everything, final state and outputs."""
     run = functools.partial(lstmx.scan, cell, **options)
-    return quick.jit(variants.with_gradients(run))(*case)
+    return jax.jit(variants.with_gradients(run))(*case)
 
 
 def flags(steps, batch):
@@ -132,7 +131,7 @@ def test_forward_mode_and_second_derivatives():
 
     for derivative in (jax.jacfwd, jax.hessian):
         got, expected = (
-            quick.jit(derivative(functools.partial(loss, name)))(xs) for name in ("associative", "reference")
+            jax.jit(derivative(functools.partial(loss, name)))(xs) for name in ("associative", "reference")
         )
         assert oracles.relative_error(got, expected) <= 1e-12
 

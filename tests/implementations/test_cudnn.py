@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from jax.experimental import rnn
 from jax.extend.core import jaxprs_in_params
 
@@ -59,7 +58,7 @@ def loss(results):
 
 
 def evaluated(function, *args):
-    return quick.jit(function)(*args)
+    return jax.jit(function)(*args)
 
 
 def graded(results, *args):

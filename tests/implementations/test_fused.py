@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from losses import EVERY, OPTIONS, RESETS, loss_of
@@ -27,7 +26,7 @@ def gradients(cell, case, jit=jax.jit, **options):
     return jit(compute)(*case)
 
 
-quick_gradients = functools.partial(gradients, jit=quick.jit)
+quick_gradients = functools.partial(gradients, jit=jax.jit)
 
 
 @functools.cache
@@ -303,7 +302,7 @@ def test_transformations(name, transform):
 
     def result(**more):
         loss = loss_of(cell, **options, **more)
-        return quick.jit(functools.partial(TRANSFORMS[transform], loss))(*case)
+        return jax.jit(functools.partial(TRANSFORMS[transform], loss))(*case)
 
     got = result(implementation="fused", remat="gates" if name == "gru" else None)
     assert oracles.relative_error(got, result(implementation="reference")) <= 1e-12
@@ -327,7 +326,7 @@ def test_vmap_over_lengths_is_the_longer_batch():
         return jax.grad(loss, argnums=1)(params, xs, state)
 
     halves = jax.tree.map(lambda leaf: leaf.reshape(2, 3, 3), state)
-    run = quick.jit(jax.vmap(d_xs, in_axes=(0, 1, 0), out_axes=1))
+    run = jax.jit(jax.vmap(d_xs, in_axes=(0, 1, 0), out_axes=1))
     got = run(lengths.reshape(2, 3), xs.reshape(4, 2, 3, 5), halves)
     expected = quick_gradients(cell, (params, xs, state), implementation="reference", lengths=lengths)[1][1]
     assert oracles.relative_error(got.reshape(4, 6, 5), expected) <= 1e-12
@@ -359,7 +358,7 @@ def test_forward_mode_names_the_way_out(transform, remat):
 def test_forward_mode_of_the_reference(name, remat):
     cell, (params, xs, state) = double_case(name)
     of_case = loss_of(cell, implementation="reference", remat=remat, **OPTIONS["mask and resets"])
-    loss = quick.jit(lambda xs: of_case(params, xs, state))
+    loss = jax.jit(lambda xs: of_case(params, xs, state))
     direction, epsilon = np.random.default_rng(10).normal(size=xs.shape), 1e-6
     expected = (loss(xs + epsilon * direction) - loss(xs - epsilon * direction)) / (2 * epsilon)
     np.testing.assert_allclose(jax.jvp(loss, (xs,), (direction,))[1], expected, rtol=1e-7)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from losses import EVERY, RESETS, loss_of
 from native_oracle import CELLS, both, case_of, compiled, error, exact
 
@@ -60,7 +59,7 @@ def test_transformations(name, transform):
 
     def transformed(cell, case, **more):
         function = functools.partial(TRANSFORMS[transform], loss_of(cell, **options, **more))
-        return quick.jit(function)(*case)
+        return jax.jit(function)(*case)
 
     cell = CELLS[name](3)
     case = case_of(cell, 3, (4,), 2)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 import lstmx
 from lstmx.implementations import choice, pallas, pallas_memory
@@ -70,7 +69,7 @@ def loss(cell, params, xs, state, **options):
 def gradients(cell, case, **options):
     """The results, and the gradients with respect to parameters, xs and initial state."""
     compute = jax.value_and_grad(functools.partial(loss, cell, **options), (0, 1, 2), has_aux=True)
-    (_, results), grads = quick.jit(compute)(*case)
+    (_, results), grads = jax.jit(compute)(*case)
     return results, grads
 
 

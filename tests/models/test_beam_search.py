@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from lstmx.models import beam_search
 
@@ -39,7 +38,7 @@ def search(beam_size, alpha, rows=tuple(range(ROWS)), max_length=LENGTH, banned=
             alpha=alpha, banned=banned,
         )  # fmt: skip
 
-    return jax.tree.map(np.asarray, quick.jit(run)(jnp.array(rows)))
+    return jax.tree.map(np.asarray, jax.jit(run)(jnp.array(rows)))
 
 
 def penalty(length, alpha):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 import torch
 from flax import nnx
 
@@ -25,7 +24,7 @@ def make(**options):
 
 def logits_of(model, tokens=TOKENS, lengths=LENGTHS):
     graph, params = nnx.split(model)
-    return np.asarray(quick.jit(lambda p, t, n: nnx.merge(graph, p)(t, n))(params, tokens, lengths))
+    return np.asarray(jax.jit(lambda p, t, n: nnx.merge(graph, p)(t, n))(params, tokens, lengths))
 
 
 def softmax(scores):
@@ -119,7 +118,7 @@ def test_every_parameter_has_a_finite_gradient_and_padding_none(pooling):
     def loss(params):
         return jnp.sum(jax.nn.log_softmax(nnx.merge(graph, params)(TOKENS, LENGTHS))[..., 0])
 
-    gradients = quick.jit(jax.grad(loss))(params)
+    gradients = jax.jit(jax.grad(loss))(params)
     for path, leaf in jax.tree.leaves_with_path(gradients):
         leaf = np.asarray(leaf)
         assert np.isfinite(leaf).all(), path
@@ -160,7 +159,7 @@ def test_words_are_dropped_whole_and_features_for_all_steps():
 def test_saliency_is_complete_and_zero_at_padding():
     model = make(pooling="attention", num_layers=2)
     classes = np.array([0, 1, 2, 1])
-    found = np.asarray(quick.jit(lambda t: saliency(model, t, LENGTHS, classes, points=64))(TOKENS))
+    found = np.asarray(jax.jit(lambda t: saliency(model, t, LENGTHS, classes, points=64))(TOKENS))
     xs = model.embedding(TOKENS)
 
     def log_odds(xs):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from scipy import stats
 
 from lstmx.models import forecast_heads
@@ -40,7 +39,7 @@ families = pytest.mark.parametrize("name", ["gaussian", "student_t", "negative_b
 
 def run(function, *args):
     """What a function returns, compiled, as NumPy arrays."""
-    return jax.tree.map(np.asarray, quick.jit(function)(*args))
+    return jax.tree.map(np.asarray, jax.jit(function)(*args))
 
 
 def quantiles_of(head, distribution, levels):
@@ -225,7 +224,7 @@ def test_the_median_of_absolute_errors_is_the_point():
 
 def samples_of_keys(head, distribution, shape):
     """Of key 0, having seen that the key decides them."""
-    draw = quick.jit(lambda seed: head.sample(distribution, jax.random.key(seed), shape))
+    draw = jax.jit(lambda seed: head.sample(distribution, jax.random.key(seed), shape))
     first, again, other = (np.asarray(draw(seed)) for seed in (0, 0, 1))
     assert first.shape == (*shape, 2)
     np.testing.assert_array_equal(first, again)
@@ -320,7 +319,7 @@ def test_gradients_are_the_slopes(head, double):
         return head.loss(head.distribution(raw, loc, scale), y)
 
     found = run(jax.grad(lambda raw: loss(raw).sum()), raw)
-    quickly, width = quick.jit(loss), 1e-6
+    quickly, width = jax.jit(loss), 1e-6
     for column in range(head.num_parameters):
         aside = width * (np.arange(head.num_parameters) == column)
         slopes = (quickly(raw + aside) - quickly(raw - aside)) / (2 * width)
@@ -336,7 +335,7 @@ def test_heads_are_static_arguments(head):
         traces.append(head)
         return head.loss(head.distribution(raw, 1.0, 2.0), target).sum()
 
-    total = quick.jit(loss, static_argnums=0)
+    total = jax.jit(loss, static_argnums=0)
     raw = jnp.ones((3, head.num_parameters))
     same = eval(repr(head), vars(forecast_heads))
     assert same == head

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from flax import nnx
 
 from lstmx.models import (
@@ -48,7 +47,7 @@ def make(kind, **options):
 
 def call(model, name, *arguments, **options):
     graph, params = nnx.split(model)
-    run = quick.jit(
+    run = jax.jit(
         lambda params, arguments, options: getattr(nnx.merge(graph, params), name)(*arguments, **options)
     )
     return run(params, arguments, options)
@@ -164,7 +163,7 @@ def test_paths_go_on_from_what_was_drawn(season, lags):
     """Read as if they had come true, forecasts without chance are forecast again."""
     model = make(RecurrentForecaster, head=Point(), season=season, lags=lags, dropout_rate=0.3, **COUNTS)
     graph, params = nnx.split(model)
-    paths = quick.jit(
+    paths = jax.jit(
         lambda params: nnx.merge(graph, params).paths(
             jax.random.key(0), HISTORY, EXISTS, count=2, **COVARIATES
         )
@@ -178,7 +177,7 @@ def test_paths_go_on_from_what_was_drawn(season, lags):
 def test_paths_have_the_distribution_of_the_next_step():
     model = make(RecurrentForecaster)
     graph, params = nnx.split(model)
-    paths = quick.jit(
+    paths = jax.jit(
         lambda params: nnx.merge(graph, params).paths(jax.random.key(0), HISTORY, EXISTS, count=4000)
     )(params)
     raw, loc, scale = call(model, "raw", HISTORY, TARGET, EXISTS)
@@ -217,7 +216,7 @@ def test_what_does_not_exist_has_no_influence(kind, scaling):
     exists[0] = False
     graph, params = nnx.split(model)
 
-    @quick.jit
+    @jax.jit
     def run(params, history):
         def loss(params):
             raw, loc, scale = nnx.merge(graph, params).raw(history, *target, exists)
@@ -239,7 +238,7 @@ def test_cells_and_heads(cell, head):
     model = make(DirectForecaster, cell=cell, head=head, num_layers=2, dropout_rate=0.3)
     graph, params = nnx.split(model)
 
-    @quick.jit
+    @jax.jit
     def run(params):
         model = nnx.merge(graph, params)
         noisy, *_ = model.raw(HISTORY, deterministic=False, rngs=nnx.Rngs(dropout=jax.random.key(2)))

@@ -2,10 +2,10 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from lstmx.models import cached_nats, empty_cache
 
@@ -32,7 +32,7 @@ def test_it_is_the_sums_of_the_paper(size, window, weight):
     hidden, nats = random.normal(size=(2, 12, 3)), random.uniform(0.1, 4, (2, 12))
     targets = random.integers(0, 3, (2, 12))
     memory, pieces = empty_cache(2, size, 3), []
-    run = quick.jit(functools.partial(cached_nats, theta=0.7, weight=weight))
+    run = jax.jit(functools.partial(cached_nats, theta=0.7, weight=weight))
     for start in range(0, 12, window):
         part = slice(start, start + window)
         memory, piece = run(
@@ -54,7 +54,7 @@ def test_padding_is_never_remembered():
 
 def test_large_likenesses_stay_finite():
     hidden = jnp.full((1, 4, 2), 100.0)
-    run = quick.jit(functools.partial(cached_nats, theta=5.0, weight=0.2))
+    run = jax.jit(functools.partial(cached_nats, theta=5.0, weight=0.2))
     _, got = run(empty_cache(1, 2, 2), hidden, np.int32([[1, 1, 2, 2]]), jnp.full((1, 4), 2.0))
     assert bool(jnp.isfinite(got).all())
 
@@ -76,7 +76,7 @@ def test_what_is_wrong_is_named():
 def test_it_compiles_once_for_all_windows():
     traces = []
 
-    @quick.jit
+    @jax.jit
     def run(memory, hidden, targets, nats):
         traces.append(1)
         return cached_nats(memory, hidden, targets, nats, theta=1.0, weight=0.1)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from flax import nnx
 
 from lstmx.models import DirectForecaster, InstanceScaling, Point, SeasonalSmoothing, smoothed
@@ -51,7 +50,7 @@ def test_it_is_the_loop(missing):
         exists[1, :8] = False
         exists[2, 12:, 0] = False
     alpha, gamma = CHANCE.uniform(0.05, 0.9, (2, B, D)).astype(np.float32)
-    level, seasons = quick.jit(smoothed, static_argnames=("season", "horizon"))(
+    level, seasons = jax.jit(smoothed, static_argnames=("season", "horizon"))(
         history, exists, alpha, gamma, season=K, horizon=H
     )
     assert level.shape == (B, 1, D)

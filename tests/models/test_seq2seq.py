@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import quick
 from flax import nnx
 from numpy_lstm import sigmoid
 
@@ -30,7 +29,7 @@ def compiled(**options):
     graph, params = nnx.split(make(**options))
 
     def method(name):
-        return quick.jit(lambda params, *arguments: getattr(nnx.merge(graph, params), name)(*arguments))
+        return jax.jit(lambda params, *arguments: getattr(nnx.merge(graph, params), name)(*arguments))
 
     return params, *map(method, ("__call__", "attention", "encode", "step"))
 
@@ -150,7 +149,7 @@ def test_padding_has_no_influence(name):
         counts = jnp.arange(7) < jnp.array([[7], [4], [2]])
         return jnp.sum(jax.nn.log_softmax(logits)[..., 0] * counts)
 
-    run = quick.jit(jax.value_and_grad(loss))
+    run = jax.jit(jax.value_and_grad(loss))
     value, gradients = run(params, SOURCE, BEFORE)
     source, before = np.pad(SOURCE, ((0, 0), (0, 2))), np.pad(BEFORE, ((0, 0), (0, 3)))
     source[np.arange(7) >= LENGTHS[:, None]] = 10
@@ -180,7 +179,7 @@ def test_the_fast_reverse_pass_has_the_gradients_of_autodiff(double, layer, scor
 
     state = jax.tree.map(lambda leaf: leaf + 0.1, cell.initial_state((2,)))
     gradients = {
-        name: quick.jit(jax.grad(functools.partial(loss, name), argnums=(0, 1, 2, 3)))(
+        name: jax.jit(jax.grad(functools.partial(loss, name), argnums=(0, 1, 2, 3)))(
             params, places, xs, state
         )
         for name in ("fused", "reference")
@@ -200,14 +199,14 @@ def test_dropout_is_of_the_key_and_off_by_default():
     graph, params = nnx.split(make(dropout_rate=0.5, encoder_layers=2))
     arguments = (SOURCE, LENGTHS, BEFORE)
 
-    @quick.jit
+    @jax.jit
     def draw(key):
         rngs = nnx.Rngs(dropout=key)
         return nnx.merge(graph, params)(*arguments, deterministic=False, rngs=rngs)
 
     assert oracles.relative_error(draw(jax.random.key(0)), draw(jax.random.key(0))) == 0
     assert oracles.relative_error(draw(jax.random.key(0)), draw(jax.random.key(1))) > 1e-2
-    plain = quick.jit(lambda params: nnx.merge(graph, params)(*arguments))(params)
+    plain = jax.jit(lambda params: nnx.merge(graph, params)(*arguments))(params)
     without, call, *_ = compiled(encoder_layers=2)
     assert oracles.relative_error(plain, call(without, *arguments)) <= 1e-6
 
