@@ -133,6 +133,7 @@ class Config:
         head: what is forecast: a point (with the error it is trained by), quantiles, or the parameters of a
             distribution.
         paths: paths that a recurrent decoder draws for each window.
+        members: networks that are trained side by side, which begin differently; forecasts are averaged.
         data: the series.
         model: the network.
         optimizer: the optimizer.
@@ -143,6 +144,7 @@ class Config:
     seed: int = 0
     head: Literal["mse", "mae", "quantiles", "gaussian", "student_t", "negative_binomial"] = "quantiles"
     paths: int = 100
+    members: int = 1
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig(

@@ -149,6 +149,7 @@ class Forecasting(ForecastTask):
             seed=config.seed,
             loss_units="panel" if series.standardized else "window",
             paths=config.paths,
+            members=config.members,
         )
 
     def told(self, params, split: str) -> Told:
@@ -276,11 +277,14 @@ class Forecasting(ForecastTask):
         model, data = self.config.model, self.config.data
         epochs = self.config.steps / self.batches.steps_per_epoch
         kind = f"{model.num_layers} x {model.cell} of {model.hidden_size} units, {model.decoder}"
+        members = self.config.members
+        if members > 1:
+            kind = f"{members} networks of {kind}"
         if model.patch_size > 1 and model.decoder == "direct":
             kind += f", patches of {model.patch_size} steps"
         return (
             f"{self.set.name}: {super().describe()}; {epochs:.1f} epochs of {data.batch_size}\n"
-            f"model: {kind}, {base.count(self.model_shapes):,} parameters"
+            f"model: {kind}, {members * base.count(self.model_shapes):,} parameters"
         )
 
     def assets(self) -> dict[str, str]:

@@ -82,6 +82,7 @@ class RunForecaster:
             batch_size=data.batch_size,
             seed=config.seed,
             paths=config.paths,
+            members=config.members,
         )
         self._name, self._point = config.model.cell, config.head in ("mse", "mae")
 

@@ -19,7 +19,7 @@ from lstmx.data import SeriesWindows
 from lstmx.forecasting import saved
 from lstmx.forecasting.frames import FramePanel, forecast_frame, interval_columns, read_frame, with_future
 from lstmx.forecasting.scales import Scales, in_logarithms
-from lstmx.forecasting.task import Forecasts, ForecastTask
+from lstmx.forecasting.task import Forecasts, ForecastTask, initial_params
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 from lstmx.training import LoopConfig, OptimizerConfig, restore_params, train
 
@@ -68,6 +68,7 @@ class LSTMForecaster:
       hist_exog_list: columns known up to now; of the direct decoder.
       futr_exog_list: columns known ahead.
       stat_exog_list: columns of the frame of static features.
+      members: networks that are trained side by side, which begin differently; their forecasts are averaged.
       max_steps: updates.
       learning_rate: the highest.
       batch_size: windows of an update.
@@ -110,6 +111,7 @@ class LSTMForecaster:
     hist_exog_list: Sequence[str] = ()
     futr_exog_list: Sequence[str] = ()
     stat_exog_list: Sequence[str] = ()
+    members: int = 1
     max_steps: int = 1000
     learning_rate: float = 2e-3
     batch_size: int = 128
@@ -310,8 +312,11 @@ class LSTMForecaster:
         mean, deviation = ({k: np.array(v) for k, v in part.items()} for part in described["scales"])
         sizes = {kind: len(values) for kind, values in mean.items()}
         ids = tuple(described["ids"])
-        model = nnx.eval_shape(lambda: self._model(sizes, len(ids), nnx.Rngs(params=0)))
-        params = saved.as_tree(nnx.to_pure_dict(nnx.state(model)), weights)
+        shapes = jax.eval_shape(
+            lambda key: initial_params(lambda rngs: self._model(sizes, len(ids), rngs), key, self.members),
+            jax.random.key(0),
+        )
+        params = saved.as_tree(shapes, weights)
         scales = Scales(mean, deviation)
         self._fitted = _Fitted(params, scales, described["freq"], described["names"], ids)
         self._series = series
@@ -385,6 +390,7 @@ class LSTMForecaster:
             lambda rngs: self._model(sizes, count, rngs),
             batch_size=self.batch_size,
             seed=self.random_seed,
+            members=self.members,
         )
 
     def _model(self, sizes: dict[str, int], count: int, rngs: nnx.Rngs):

@@ -44,6 +44,10 @@ class ForecastTask(ModuleTask):
       loss_units: whether errors count in the units of the `"window"`, so that large series do not drown
         small ones, or in those of the `"panel"`. Counts have only their own.
       paths: how many paths a `RecurrentForecaster` draws for each window.
+      members: how many networks are trained side by side, which begin differently. Their distributions are
+        averaged, parameter by parameter, and their paths put together.
+
+    Source: averages of networks that begin differently: Lakshminarayanan, Pritzel & Blundell 2017.
 
     Example:
       >>> import numpy as np
@@ -77,12 +81,15 @@ class ForecastTask(ModuleTask):
         seed: int,
         loss_units: Literal["window", "panel"] = "window",
         paths: int = 100,
+        members: int = 1,
     ):
         if loss_units not in ("window", "panel"):
             raise ValueError(f"loss_units must be window or panel, got {loss_units!r}")
+        if members < 1:
+            raise ValueError(f"members must be at least 1, got {members}")
         self.windows, self.windows_of, self.splits = windows, dict(splits), tuple(splits)
         self._make_model, self._loss_units = make_model, loss_units
-        self._seed, self._paths = seed, paths
+        self._seed, self._paths, self._members = seed, paths, members
         self.units_per_step = batch_size
         if "train" in splits:
             self.batches = WindowBatches(windows, *splits["train"], batch_size=batch_size, seed=seed)
@@ -94,18 +101,29 @@ class ForecastTask(ModuleTask):
         return self._make_model(nnx.Rngs(params=key))
 
     def init(self, key):
-        """Parameters; nothing is carried from batch to batch."""
-        return nnx.to_pure_dict(nnx.state(self.build(key))), ()
+        """Parameters, of several members with a leading axis; nothing is carried from batch to batch."""
+        return initial_params(self._make_model, key, self._members), ()
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Windows, as of `lstmx.data.SeriesWindows.batch`."""
         return self.batches[step]
 
     def loss(self, params, carry, batch, key):
-        """The head's loss, averaged over the values that exist."""
-        options = {"deterministic": False, "rngs": nnx.Rngs(dropout=key)}
-        losses, exists, _ = self._losses(self.model(params), batch, **options)
-        return jnp.sum(losses, where=exists) / jnp.maximum(jnp.sum(exists), 1), (carry, {})
+        """The head's loss, averaged over the values that exist, and over the members."""
+
+        def of_one(model, key):
+            options = {"deterministic": False, "rngs": nnx.Rngs(dropout=key)}
+            losses, exists, _ = self._losses(model, batch, **options)
+            return jnp.sum(losses, where=exists) / jnp.maximum(jnp.sum(exists), 1)
+
+        return self._each(of_one, params, key).mean(), (carry, {})
+
+    def _each(self, function, params, key):
+        """What `function(model, key)` gives of each member, with a leading axis."""
+        if self._members == 1:
+            return jax.tree.map(lambda leaf: leaf[None], function(self.model(params), key))
+        keys = jax.random.split(key, self._members)
+        return jax.vmap(lambda params, key: function(self.model(params), key))(params, keys)
 
     def _losses(self, model, batch, **options):
         """Losses, where there are any, and the distributions that they are of, in the units of the panel."""
@@ -131,7 +149,10 @@ class ForecastTask(ModuleTask):
         return losses, exists, distribution
 
     def evaluate(self, params, split: str) -> dict[str, float]:
-        """The loss, and for a `DirectForecaster` mean squared and absolute errors, over a whole split."""
+        """The loss, and for a `DirectForecaster` mean squared and absolute errors, over a whole split.
+
+        Errors are of the averaged forecasts of all members, the loss is the average of theirs.
+        """
         sums, count = {}, 0
         for rows, batch in self._parts(self.windows_of[split]):
             some = {name: np.asarray(leaf)[:rows] for name, leaf in self._evaluated(params, batch).items()}
@@ -144,11 +165,13 @@ class ForecastTask(ModuleTask):
     @functools.cached_property
     def _evaluated(self):
         def evaluated(params, batch):
-            model = self.model(params)
-            losses, exists, distribution = self._losses(model, batch)
-            found = {"loss": losses, "exists": exists}
-            if isinstance(model, DirectForecaster):
-                errors = model.head.mean(distribution) - batch["target"]
+            key = jax.random.key(0)  # Nothing is drawn.
+            losses, exists, distribution = self._each(
+                lambda model, key: self._losses(model, batch), params, key
+            )
+            found = {"loss": losses.mean(axis=0), "exists": exists[0]}
+            if isinstance(self._shapes, DirectForecaster):
+                errors = self._shapes.head.mean(_averaged(distribution)) - batch["target"]
                 found |= {"mse": errors**2, "mae": jnp.abs(errors)}
             return found
 
@@ -181,12 +204,19 @@ class ForecastTask(ModuleTask):
 
     @functools.cached_property
     def _said(self):
-        def said(params, batch, number):
-            model, history = self.model(params), (batch["history"], batch["history_exists"])
+        def of_one(model, key, batch):
+            history = batch["history"], batch["history_exists"]
             if isinstance(model, RecurrentForecaster):
-                key = jax.random.fold_in(jax.random.key(self._seed), number)
-                return model.paths(key, *history, count=self._paths, **_covariates(batch))
+                count = -(-self._paths // self._members)
+                return model.paths(key, *history, count=count, **_covariates(batch))
             return model(*history, **_inputs(batch))
+
+        def said(params, batch, number):
+            key = jax.random.fold_in(jax.random.key(self._seed), number)
+            found = self._each(lambda model, key: of_one(model, key, batch), params, key)
+            if isinstance(self._shapes, RecurrentForecaster):
+                return found.reshape(-1, *found.shape[2:])
+            return _averaged(found)
 
         return jax.jit(said)
 
@@ -215,6 +245,20 @@ class ForecastTask(ModuleTask):
             f"{len(panel):,} series of {panel.lengths.min():,} to {panel.lengths.max():,} steps; windows of "
             f"{windows.input_size} steps to forecast {windows.horizon}: {sizes}"
         )
+
+
+def initial_params(make_model: Callable[[nnx.Rngs], nnx.Module], key: jax.Array, members: int = 1) -> Any:
+    """The fresh parameters of a model as a dict, of several with a leading axis."""
+
+    def fresh(key):
+        return nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(params=key))))
+
+    return fresh(key) if members == 1 else jax.vmap(fresh)(jax.random.split(key, members))
+
+
+def _averaged(distributions: Any) -> Any:
+    """The average over the leading axis of each parameter of distributions."""
+    return jax.tree.map(lambda leaf: leaf.mean(axis=0), distributions)
 
 
 def _covariates(batch: Mapping[str, Any]) -> dict[str, Any]:
