@@ -29,6 +29,7 @@ def scores(
         smape       200 |y - f| / (|y| + |f|), in percent
         mase        mae of each series over its naive error; the mean over the series
         crps        twice the pinball loss, averaged over the levels; about the score of that name
+        wql         weighted quantile loss: the sum of these over the sum of |y|
         coverage    the share of values within the 80 % interval, in percent
 
     Absolute errors are of the median where there are quantiles, squared ones of the mean.
@@ -45,7 +46,8 @@ def scores(
     Returns:
       The scores by their names.
 
-    Source: sMAPE and MASE as in Makridakis, Spiliotis & Assimakopoulos 2020.
+    Source: sMAPE and MASE as in Makridakis, Spiliotis & Assimakopoulos 2020; the weighted quantile loss as in
+    Salinas et al. 2020, section 4.
     """
     y, exists = targets_of(windows, of)
     levels = np.asarray(levels)
@@ -62,6 +64,7 @@ def scores(
         over = y[..., None] - quantiles
         pinball = np.maximum(levels * over, (levels - 1) * over)
         found["crps"] = np.mean(2 * pinball.mean(axis=-1), where=exists)
+        found["wql"] = found["crps"] / max(np.mean(np.abs(y), where=exists), np.finfo(float).tiny)
         low, high = (quantiles[..., int(np.abs(levels - level).argmin())] for level in _INTERVAL)
         found["coverage"] = 100 * np.mean((low <= y) & (y <= high), where=exists)
     return {name: float(value) for name, value in found.items()}

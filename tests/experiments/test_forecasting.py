@@ -60,6 +60,7 @@ def test_scores_are_those_of_utilsforecast():
         "smape": 200 * losses.smape(frame, ["median"])["median"].mean(),
         "mase": losses.mase(frame, ["median"], 1, train)["median"].mean(),
         "crps": 2 * pinball,
+        "wql": 2 * pinball * 12 / frame["y"].abs().sum(),
         "coverage": 100 * losses.coverage(frame, ["lstmx"], 80)["lstmx"].mean(),
     }
     assert found == pytest.approx(expected, rel=1e-6)
