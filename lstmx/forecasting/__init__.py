@@ -1,6 +1,7 @@
 """Forecasting: data frames in, forecasts out; and the task of training that is beneath."""
 
-from lstmx.forecasting.forecaster import LEVELS, LSTMForecaster
+from lstmx.forecasting.fitting import LEVELS
+from lstmx.forecasting.forecaster import LSTMForecaster
 from lstmx.forecasting.frames import (
     FramePanel,
     forecast_frame,

@@ -5,7 +5,6 @@ Axes: N series, M windows, H steps of the horizon, Q quantiles.
 
 import copy
 import dataclasses
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +12,14 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from flax import nnx
 
 from lstmx.data import SeriesWindows
 from lstmx.forecasting import saved
+from lstmx.forecasting.fitting import LEVELS, network, trained
 from lstmx.forecasting.frames import FramePanel, forecast_frame, interval_columns, read_frame, with_future
 from lstmx.forecasting.scales import Scales, in_logarithms
 from lstmx.forecasting.task import Forecasts, ForecastTask, initial_params
-from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
-from lstmx.training import LoopConfig, OptimizerConfig, restore_params, train
-
-# Of the head `quantiles`: the bounds of intervals of up to 95 %.
-LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
+from lstmx.models import head_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +308,7 @@ class LSTMForecaster:
         sizes = {kind: len(values) for kind, values in mean.items()}
         ids = tuple(described["ids"])
         shapes = jax.eval_shape(
-            lambda key: initial_params(lambda rngs: self._model(sizes, len(ids), rngs), key, self.members),
+            lambda key: initial_params(lambda rngs: network(self, sizes, len(ids), rngs), key, self.members),
             jax.random.key(0),
         )
         params = saved.as_tree(shapes, weights)
@@ -344,26 +339,7 @@ class LSTMForecaster:
         if val_size:
             splits["validation"] = windows.within(stops - val_size, stops, **least)
         task = self._task(windows, splits, len(series.ids))
-        optimizer = OptimizerConfig(
-            learning_rate=self.learning_rate,
-            schedule="cosine",
-            warmup_steps=min(50, self.max_steps // 10),
-            final_fraction=0.02,
-        )
-        every = self.val_check_steps if val_size else 0
-        loop = LoopConfig(eval_every=every, checkpoint_every=0, tensorboard=False, sample=False)
-        with tempfile.TemporaryDirectory(prefix="lstmx-forecaster-") as folder:
-            train(
-                task,
-                folder,
-                steps=self.max_steps,
-                seed=self.random_seed,
-                optimizer=optimizer,
-                loop=loop,
-                quiet=self.quiet,
-            )
-            which = "best" if val_size else "latest"
-            params = jax.device_get(restore_params(folder, task, which).items["params"])
+        params = trained(task, self, choose=bool(val_size))
         kept = {**names, "categories": {k: list(v) for k, v in series.categories.items()}}
         self._fitted, self._series = _Fitted(params, scales, series.freq, kept, series.ids), series
 
@@ -387,38 +363,10 @@ class LSTMForecaster:
         return ForecastTask(
             windows,
             splits,
-            lambda rngs: self._model(sizes, count, rngs),
+            lambda rngs: network(self, sizes, count, rngs),
             batch_size=self.batch_size,
             seed=self.random_seed,
             members=self.members,
-        )
-
-    def _model(self, sizes: dict[str, int], count: int, rngs: nnx.Rngs):
-        common = {
-            "input_size": self.input_size,
-            "horizon": self.h,
-            "head": head_named(self.head, LEVELS if self.head == "quantiles" else None),
-            "future": sizes["future"],
-            "static": sizes["static"],
-            "num_series": count if self.know_series else 0,
-            "cell": self.cell,
-            "hidden_size": self.encoder_hidden_size,
-            "num_layers": self.encoder_n_layers,
-            "scaling": self.scaler_type,
-            "season": self.season_length,
-            "dropout_rate": self.dropout_rate,
-            "rngs": rngs,
-        }
-        if self.decoder == "recurrent":
-            return RecurrentForecaster(lags=self.lags, **common)
-        linear = self.linear and common["head"].location_scale
-        return DirectForecaster(
-            historic=sizes["historic"],
-            patch_size=self.patch_size,
-            linear=linear,
-            shrinkage=self.shrinkage,
-            missing=True,
-            **common,
         )
 
     def _columns(self, series: FramePanel, windows, level, quantiles) -> dict[str, np.ndarray]:
