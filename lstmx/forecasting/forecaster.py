@@ -15,6 +15,7 @@ import numpy as np
 
 from lstmx.data import SeriesWindows
 from lstmx.forecasting import saved
+from lstmx.forecasting.conformal import Conformal, forecast_and_width
 from lstmx.forecasting.fitting import LEVELS, network, trained
 from lstmx.forecasting.frames import FramePanel, forecast_frame, interval_columns, read_frame, with_future
 from lstmx.forecasting.scales import Scales, in_logarithms
@@ -31,6 +32,7 @@ class _Fitted:
     freq: str | int
     names: dict[str, Any]
     ids: tuple
+    conformal: Conformal | None
 
 
 @dataclasses.dataclass
@@ -143,6 +145,7 @@ class LSTMForecaster:
         static_df: Any = None,
         *,
         val_size: int = 0,
+        calibration_windows: int = 0,
         freq: str | int | None = None,
         id_col: str = "unique_id",
         time_col: str = "ds",
@@ -157,6 +160,9 @@ class LSTMForecaster:
           static_df: a row for each series with the static features.
           val_size: steps at the end of each series that are not trained on, but choose which parameters are
             kept: those with the lowest loss on them. At least `h`, or 0 for the last parameters.
+          calibration_windows: windows of `h` steps at the end of each series by whose errors intervals are
+            calibrated (conformal prediction), of points too: it is first trained without them, and then on
+            all. 0 for the intervals of the head.
           freq: of the times; found out if not given.
           id_col, time_col, target_col: names of the columns.
           gaps: "fill" for missing values where steps are missing, "refuse" for an error.
@@ -171,7 +177,7 @@ class LSTMForecaster:
             raise ValueError(f"val_size must be 0 or at least h, which is {self.h}, got {val_size}")
         names = {"id_col": id_col, "time_col": time_col, "target_col": target_col, "gaps": gaps}
         series = self._read(df, static_df, freq, names)
-        self._train(series, series.panel.observed, val_size, names)
+        self._train(series, series.panel.observed, val_size, names, calibration_windows)
         return self
 
     def predict(
@@ -219,6 +225,7 @@ class LSTMForecaster:
         step_size: int | None = None,
         refit: bool = False,
         val_size: int = 0,
+        calibration_windows: int = 0,
         level: Sequence[float] | None = None,
         quantiles: Sequence[float] | None = None,
         freq: str | int | None = None,
@@ -230,7 +237,7 @@ class LSTMForecaster:
         """Forecasts the end of each series from what was known before, at several cutoffs.
 
         Args:
-          df, static_df, val_size, freq, id_col, time_col, target_col, gaps: as of `fit`.
+          df, static_df, val_size, calibration_windows, freq, id_col, time_col, target_col, gaps: as of `fit`.
           n_windows: cutoffs; the last is `h` steps before the end of a series.
           step_size: steps from a cutoff to the next; `h` if not given.
           refit: whether it is trained anew for every cutoff, rather than once for the first.
@@ -257,7 +264,7 @@ class LSTMForecaster:
             )
         columns, cutoffs, other = {}, ends[:, None] - back, copy.copy(self)
         for at in range(n_windows if refit else 1):
-            other._train(series, cutoffs[:, at], val_size, names)
+            other._train(series, cutoffs[:, at], val_size, names, calibration_windows)
             these = cutoffs[:, at : at + 1] if refit else cutoffs
             windows = np.repeat(np.arange(count), these.shape[1]), these.ravel()
             for name, values in other._columns(series, windows, level, quantiles).items():
@@ -286,6 +293,7 @@ class LSTMForecaster:
             "names": fitted.names,
             "ids": fitted.ids if self.know_series else (),
             "scales": [{k: v.tolist() for k, v in part.items()} for part in fitted.scales],
+            "errors": fitted.conformal and fitted.conformal.errors.tolist(),
         }
         saved.write(Path(folder), described, fitted.params, self._series if save_dataset else None)
 
@@ -313,7 +321,9 @@ class LSTMForecaster:
         )
         params = saved.as_tree(shapes, weights)
         scales = Scales(mean, deviation)
-        self._fitted = _Fitted(params, scales, described["freq"], described["names"], ids)
+        errors = described.get("errors")
+        conformal = None if errors is None else Conformal(np.array(errors))
+        self._fitted = _Fitted(params, scales, described["freq"], described["names"], ids, conformal)
         self._series = series
         return self
 
@@ -329,8 +339,16 @@ class LSTMForecaster:
             **{name: value for name, value in names.items() if name != "categories"},
         )
 
-    def _train(self, series: FramePanel, stops: np.ndarray, val_size: int, names: dict[str, Any]) -> None:
-        """Trains on the steps of each series before `stops`."""
+    def _train(
+        self,
+        series: FramePanel,
+        stops: np.ndarray,
+        val_size: int,
+        names: dict[str, Any],
+        calibration: int = 0,
+    ) -> None:
+        """Trains on the steps of each series before `stops`, after calibration by windows at their end."""
+        conformal = self._calibrated(series, stops, val_size, names, calibration) if calibration else None
         scales = Scales.of(series.panel, stops - val_size)
         windows = self._windows(series, scales)
         least = {"least_history": 1 if self.start_padding else self.input_size}
@@ -341,7 +359,26 @@ class LSTMForecaster:
         task = self._task(windows, splits, len(series.ids))
         params = trained(task, self, choose=bool(val_size))
         kept = {**names, "categories": {k: list(v) for k, v in series.categories.items()}}
-        self._fitted, self._series = _Fitted(params, scales, series.freq, kept, series.ids), series
+        self._fitted = _Fitted(params, scales, series.freq, kept, series.ids, conformal)
+        self._series = series
+
+    def _calibrated(self, series: FramePanel, stops, val_size: int, names, count: int) -> Conformal:
+        """The errors in the last windows before `stops` of a forecaster that has not seen them."""
+        if count < 0:
+            raise ValueError(f"calibration_windows must be at least 0, got {count}")
+        cutoffs = stops[:, None] - self.h * np.arange(count, 0, -1)
+        numbers, at = np.nonzero(cutoffs >= 1)
+        if not len(numbers):
+            raise ValueError(
+                f"no series has the {self.h + 1} steps that calibration needs, of {count} windows the last"
+            )
+        other, of = copy.copy(self), (numbers, cutoffs[numbers, at])
+        other._train(series, cutoffs[:, 0], val_size, names)
+        windows = self._windows(series, other._fitted.scales)
+        batch = dataclasses.replace(windows, input_size=1).batch(*of)
+        came = np.where(batch["target_exists"], batch["target"], np.nan)[..., 0]
+        task = self._task(windows, {}, len(series.ids))
+        return Conformal.of(came, *forecast_and_width(task, other._fitted.params, of))
 
     def _warn_of_short_series(self, series: FramePanel, used: np.ndarray, least: int) -> None:
         short = np.setdiff1d(np.arange(len(series.ids)), used)
@@ -375,7 +412,17 @@ class LSTMForecaster:
         levels = interval_columns(self.alias, level or ())
         levels |= {f"{self.alias}_ql{probability:g}": probability for probability in quantiles or ()}
         task = self._task(self._windows(series, fitted.scales), {}, len(fitted.ids))
-        found = task.forecast(fitted.params, windows, tuple(levels.values()))
+        if fitted.conformal is None:
+            if self.head in ("mae", "mse") and set(levels.values()) - {0.5}:
+                raise ValueError(
+                    f"head={self.head!r} forecasts points: intervals want calibration_windows in fit, or "
+                    "another head"
+                )
+            found = task.forecast(fitted.params, windows, tuple(levels.values()))
+        else:
+            mean, width = forecast_and_width(task, fitted.params, windows)
+            bounds = fitted.conformal.quantiles(mean, width, tuple(levels.values()))
+            found = Forecasts(mean[..., None], bounds[:, :, None])
         if self.log:
             found = Forecasts(*map(np.exp, found))
         several = {name: found.quantiles[..., 0, at] for at, name in enumerate(levels)}

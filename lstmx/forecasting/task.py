@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from lstmx.data import SeriesWindows, WindowBatches, Windows
-from lstmx.models import DirectForecaster, RecurrentForecaster
+from lstmx.models import DirectForecaster, ForecastHead, RecurrentForecaster
 from lstmx.training import ModuleTask
 
 # Windows that are forecast at once, and paths of a step-by-step model.
@@ -171,7 +171,7 @@ class ForecastTask(ModuleTask):
             )
             found = {"loss": losses.mean(axis=0), "exists": exists[0]}
             if isinstance(self._shapes, DirectForecaster):
-                errors = self._shapes.head.mean(_averaged(distribution)) - batch["target"]
+                errors = self.head.mean(_averaged(distribution)) - batch["target"]
                 found |= {"mse": errors**2, "mae": jnp.abs(errors)}
             return found
 
@@ -196,7 +196,7 @@ class ForecastTask(ModuleTask):
         return Forecasts(np.concatenate(means), np.concatenate(quantiles))
 
     def _forecast_part(self, params, batch, number: int, levels: tuple[float, ...]):
-        said, head = self._said(params, batch, number), self._shapes.head
+        said, head = self._said(params, batch, number), self.head
         if isinstance(self._shapes, RecurrentForecaster):
             return said.mean(axis=0), np.moveaxis(np.quantile(said, levels, axis=0), 0, -1)
         mean = head.mean(said)
@@ -228,6 +228,11 @@ class ForecastTask(ModuleTask):
     def _shapes(self) -> DirectForecaster | RecurrentForecaster:
         """The model with shapes in place of parameters: what it is, and its head."""
         return self.model(self.model_shapes)
+
+    @property
+    def head(self) -> ForecastHead:
+        """What the outputs of the model mean."""
+        return self._shapes.head
 
     def display(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The loss."""
