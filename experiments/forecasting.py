@@ -168,6 +168,14 @@ ETTM1 = Config(
     loop=LoopConfig(eval_every=400, checkpoint_every=400, log_every=50),
 )
 
+ELECTRICITY = Config(
+    steps=4000,
+    data=DataConfig(name="electricity", input_size=336, least_history=336, batch_size=128),
+    model=ModelConfig(hidden_size=128, patch_size=24, linear=True, dropout_rate=0.2),
+    optimizer=replace(COSINE, learning_rate=1e-3),
+    loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
+)
+
 PRESETS = {
     "tiny": Config(
         steps=20,
@@ -191,12 +199,20 @@ PRESETS = {
         optimizer=replace(COSINE, learning_rate=1e-3),
         loop=replace(ETTM1.loop, eval_every=1000, checkpoint_every=500),
     ),
-    "electricity": Config(
-        steps=4000,
-        data=DataConfig(name="electricity", input_size=336, least_history=336, batch_size=128),
-        model=ModelConfig(hidden_size=128, patch_size=24, linear=True, dropout_rate=0.2),
-        optimizer=replace(COSINE, learning_rate=1e-3),
-        loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
+    "electricity": ELECTRICITY,
+    "deepar": replace(
+        ELECTRICITY,
+        head="student_t",
+        data=replace(ELECTRICITY.data, input_size=504, least_history=504),
+        model=ModelConfig(
+            decoder="recurrent",
+            hidden_size=128,
+            scaling="standard",
+            # The days and the week before, in half-hours.
+            lags=(48, 96, 336),
+            dropout_rate=0.1,
+        ),
+        optimizer=replace(COSINE, learning_rate=2e-3),
     ),
     "retail": Config(
         steps=1500,
