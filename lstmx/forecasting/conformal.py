@@ -28,8 +28,8 @@ class Conformal(NamedTuple):
       errors: float64 [H, K], in order; or [1, K] for all steps.
 
     Source: Vovk, Gammerman & Shafer 2005; errors over a width of their own: Lei et al., "Distribution-free
-    predictive inference for regression", JASA 2018, section 5.2. Windows of series are not exchangeable, so
-    that in the following ones it is true about.
+    predictive inference for regression", JASA 2018, section 5.2. Windows of series are not quite
+    exchangeable: of those that follow this holds as far as they are like those before.
 
     Example:
       >>> forecast, width = np.zeros((99, 1)), np.ones((99, 1))
