@@ -422,6 +422,8 @@ class LSTMForecaster:
         else:
             mean, width = forecast_and_width(task, fitted.params, windows)
             bounds = fitted.conformal.quantiles(mean, width, tuple(levels.values()))
+            if not task.head.location_scale:
+                bounds = np.maximum(bounds, 0)  # Counts.
             found = Forecasts(mean[..., None], bounds[:, :, None])
         if self.log:
             found = Forecasts(*map(np.exp, found))

@@ -64,6 +64,19 @@ def test_a_calibrated_forecaster_covers_what_it_says(head, log, tmp_path):
     assert (again["lstmx_ql0.3"] < again["lstmx-hi-90"]).all()
 
 
+def test_counts_stay_counts():
+    days, chance = pd.date_range("2024-01-01", periods=60, freq="D"), np.random.default_rng(0)
+    parts = [{"unique_id": str(n), "ds": days, "y": chance.poisson(0.4, 60)} for n in range(6)]
+    options = {"input_size": 8, "encoder_hidden_size": 4, "max_steps": 20, "scaler_type": "mean"}
+    forecaster = LSTMForecaster(h=4, head="negative_binomial", **options)
+    fitted = forecaster.fit(pd.concat(map(pd.DataFrame, parts)), calibration_windows=5)
+    found = fitted.predict(level=[80])
+    mean, low, high = (found[f"lstmx{name}"] for name in ("", "-lo-80", "-hi-80"))
+    assert (low >= 0).all()
+    assert (low < mean).all()
+    assert (high > mean).all()
+
+
 def test_calibration_that_cannot_be():
     df = noisy(2, 20)
     forecaster = LSTMForecaster(h=4, input_size=8, encoder_hidden_size=4, max_steps=1, head="mse")
