@@ -28,7 +28,7 @@ from lstmx.training import LoopConfig, OptimizerConfig
 if TYPE_CHECKING:
     # Flax, optax and tensorflow-datasets take seconds to import and --help needs none of them: the functions
     # below import what they use.
-    from experiments.tasks.language_model import CharLM
+    from experiments.tasks.language_model.task import CharLM
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ PRESETS = {
 def make_task(config: Config) -> "CharLM":
     """The task of a config: reads the text, makes the vocabulary."""
     from experiments.datasets.text_corpus import load_text
-    from experiments.tasks.language_model import CharLM
+    from experiments.tasks.language_model.task import CharLM
     from lstmx.data import CharVocabulary
 
     data = config.data
@@ -134,7 +134,7 @@ def make_task(config: Config) -> "CharLM":
 
 def make_generator(config: Config, assets: Mapping[str, str]) -> "CharLM":
     """The task without its text, from what a run keeps beside its checkpoints: enough to generate."""
-    from experiments.tasks.language_model import CharLM
+    from experiments.tasks.language_model.task import CharLM
     from lstmx.data import CharVocabulary
 
     return CharLM(config, CharVocabulary(json.loads(assets["vocabulary.json"])["characters"]), {})

@@ -25,8 +25,8 @@ from lstmx.training import LoopConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     # As in char_lm: --help needs none of what these import.
-    from experiments.tasks.forecasting import Forecasting
-    from experiments.tasks.run_forecaster import RunForecaster
+    from experiments.tasks.forecasting.run_forecaster import RunForecaster
+    from experiments.tasks.forecasting.task import Forecasting
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def make_task(config: Config) -> "Forecasting":
     """The task of a config: reads the series."""
     from experiments.datasets.series_sets import load_series
     from experiments.datasets.series_table import columns_of, read_table, table_set
-    from experiments.tasks.forecasting import Forecasting
+    from experiments.tasks.forecasting.task import Forecasting
 
     data = config.data
     if data.name != "table" and (data.path is None or not data.path.is_file()):
@@ -289,6 +289,6 @@ def make_task(config: Config) -> "Forecasting":
 
 def make_forecaster(config: Config, assets: Mapping[str, str], path: Path) -> "RunForecaster":
     """Forecasts of the series of a file, by what a run keeps beside its checkpoints."""
-    from experiments.tasks.run_forecaster import RunForecaster
+    from experiments.tasks.forecasting.run_forecaster import RunForecaster
 
     return RunForecaster(config, assets, path)

@@ -32,7 +32,7 @@ from lstmx.training import LoopConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     # As in char_lm: --help needs none of what these import.
-    from experiments.tasks.classification import TextClassification
+    from experiments.tasks.classification.task import TextClassification
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ PRESETS = {
 def make_task(config: Config) -> "TextClassification":
     """The task of a config: reads the texts, makes the vocabulary."""
     from experiments.datasets.labelled_text import load_labelled
-    from experiments.tasks.classification import TextClassification
-    from experiments.tasks.text_encoding import TextEncoder
+    from experiments.tasks.classification.task import TextClassification
+    from experiments.tasks.classification.text_encoding import TextEncoder
 
     data = config.data
     examples = load_labelled(
@@ -229,8 +229,8 @@ def make_classifier(config: Config, assets: Mapping[str, str]) -> "TextClassific
     """The task without its texts, from what a run keeps beside its checkpoints: enough to classify."""
     import json
 
-    from experiments.tasks.classification import TextClassification
-    from experiments.tasks.text_encoding import TextEncoder
+    from experiments.tasks.classification.task import TextClassification
+    from experiments.tasks.classification.text_encoding import TextEncoder
 
     encoder = TextEncoder.from_json(assets["vocabulary.json"])
     return TextClassification(config, encoder, json.loads(assets["classes.json"]), {})

@@ -32,7 +32,7 @@ from lstmx.training import LoopConfig, OptimizerConfig
 if TYPE_CHECKING:
     # Flax, optax and tensorflow-datasets take seconds to import and --help needs none of them: the functions
     # below import what they use.
-    from experiments.tasks.translation import Translation
+    from experiments.tasks.translation.task import Translation
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ PRESETS = {
 def make_task(config: Config) -> "Translation":
     """The task of a config: reads the pairs, learns the vocabularies."""
     from experiments.datasets.parallel_text import load_pairs
-    from experiments.tasks.translation import Translation, learn_vocabularies
+    from experiments.tasks.translation.task import Translation, learn_vocabularies
 
     data = config.data
     pairs = load_pairs(
@@ -209,6 +209,6 @@ def make_task(config: Config) -> "Translation":
 
 def make_translator(config: Config, assets: Mapping[str, str]) -> "Translation":
     """The task without its sentences, from what a run keeps beside its checkpoints: enough to translate."""
-    from experiments.tasks.translation import Translation, read_vocabularies
+    from experiments.tasks.translation.task import Translation, read_vocabularies
 
     return Translation(config, read_vocabularies(assets), {})

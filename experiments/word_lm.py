@@ -32,7 +32,7 @@ from lstmx.training import LoopConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     # As in char_lm: --help needs none of what these import.
-    from experiments.tasks.language_model import LanguageModelTask
+    from experiments.tasks.language_model.task import LanguageModelTask
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,8 @@ def make_generator(config: Config, assets: Mapping[str, str]) -> "LanguageModelT
 
 
 def _task(config, vocabulary, tokenizer, texts) -> "LanguageModelTask":
-    from experiments.tasks.language_model import LanguageModelTask
-    from experiments.tasks.text_units import Words
+    from experiments.tasks.language_model.task import LanguageModelTask
+    from experiments.tasks.language_model.units import Words
 
     return LanguageModelTask(
         config,

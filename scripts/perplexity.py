@@ -51,8 +51,8 @@ def perplexity(
         json: end with one line of JSON.
     """
     from experiments.datasets.text_corpus import read_text
-    from experiments.tasks.adaptive_evaluation import evaluate_dynamically, evaluate_with_cache
-    from experiments.tasks.language_model import LanguageModelTask
+    from experiments.tasks.language_model.adaptive_evaluation import evaluate_dynamically, evaluate_with_cache
+    from experiments.tasks.language_model.task import LanguageModelTask
 
     with cli.clean_errors():
         module, config = experiments.reopen(run)

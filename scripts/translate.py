@@ -110,7 +110,7 @@ def _show(number: int, text: str | None, found, json: bool) -> None:
 
 
 def _draw(found, path: Path) -> None:
-    from experiments.tasks.attention_picture import draw_attention
+    from experiments.tasks.translation.attention_picture import draw_attention
 
     if draw_attention(found, path) is None:
         raise ValueError("--attention needs matplotlib, which is not installed")

@@ -52,7 +52,7 @@ HOMES = {
     ),
     "pandas": ("lstmx/forecasting/", "experiments/datasets/", "scripts/"),
     # Converters work on plain arrays; one function each reads and writes ONNX files.
-    "onnx": ("lstmx/convert/onnx_models.py",),
+    "onnx": ("lstmx/convert/onnx/models.py",),
     **dict.fromkeys(("torch", "keras", "haiku", "onnxruntime", "safetensors", "h5py"), ("scripts/",)),
     "experiments": ("experiments/", "scripts/"),
     "scripts": ("scripts/",),

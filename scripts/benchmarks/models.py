@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import char_lm
-from experiments.tasks.language_model import CharLM
+from experiments.tasks.language_model.task import CharLM
 from lstmx.data import CharVocabulary
 from lstmx.training import OptimizerConfig, init_state, make_keys, make_optimizer, make_step
 from scripts.benchmarks import layers, rivals, tables, timing

@@ -327,7 +327,7 @@ def test_a_learnt_initial_state_is_written_when_it_is_given():
 
 def test_plain_nodes_do_without_onnx(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for name in ("onnx_attributes", "onnx_tensors", "onnx_models", "onnx"):
+    for name in ("onnx.attributes", "onnx.tensors", "onnx.models", "onnx"):
         spec = importlib.util.find_spec(f"lstmx.convert.{name}")
         fresh = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(fresh)

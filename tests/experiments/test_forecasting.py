@@ -13,10 +13,10 @@ import utilsforecast.losses
 from experiments import forecasting
 from experiments.datasets.series_files import calendar_features
 from experiments.datasets.series_sets import SeriesSet
-from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
-from experiments.tasks.forecast_scores import scores, skill, targets_of
-from experiments.tasks.forecasting import Forecasting
-from experiments.tasks.run_forecaster import RunForecaster
+from experiments.tasks.forecasting.baselines import LinearForecaster, last_value, seasonal_naive
+from experiments.tasks.forecasting.run_forecaster import RunForecaster
+from experiments.tasks.forecasting.scores import scores, skill, targets_of
+from experiments.tasks.forecasting.task import Forecasting
 from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import LEVELS
 from lstmx.training import restore_params, train

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from experiments import sentiment
-from experiments.tasks import classification_report
-from experiments.tasks.bigram_baseline import bigram_baseline
-from experiments.tasks.classification import accuracy, confusion_matrix, macro_f1, worst_change
-from experiments.tasks.text_encoding import TextEncoder
+from experiments.tasks.classification.bigram_baseline import bigram_baseline
+from experiments.tasks.classification.measures import accuracy, confusion_matrix, macro_f1
+from experiments.tasks.classification.task import worst_change
+from experiments.tasks.classification.text_encoding import TextEncoder
 from lstmx.data import padded
 
 TINY = sentiment.PRESETS["tiny"]
@@ -127,7 +127,7 @@ def test_it_learns_what_not_and_but_mean(task_of, tmp_path):
     assert other.saliency[3] > 0 > other.saliency[4]  # "not" speaks for it, "good" against it
     assert other.left_out == 0
 
-    _, values = classification_report.report(task, params, "test", tmp_path)
+    _, values = task.report(params, "test", tmp_path)
     assert np.sum(values["confusion"]) == 250
     if values["baseline"] is not None:
         # Pairs of words know "not good", but not which of two clauses counts.

@@ -14,7 +14,7 @@ from commands import ROOT, load
 
 import experiments
 from experiments import translation
-from experiments.tasks.translation import read_vocabularies
+from experiments.tasks.translation.task import read_vocabularies
 from lstmx.training import CheckpointError, cli, restore_params
 
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "sechs": "six"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import word_lm
-from experiments.tasks.adaptive_evaluation import evaluate_dynamically, evaluate_with_cache
+from experiments.tasks.language_model.adaptive_evaluation import evaluate_dynamically, evaluate_with_cache
 from lstmx.cells import base
 from lstmx.training import make_optimizer, train
 

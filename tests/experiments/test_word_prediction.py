@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import sentiment
-from experiments.tasks.word_prediction import WordPrediction
+from experiments.tasks.classification.word_prediction import WordPrediction
 from lstmx.training import LoopConfig, OptimizerConfig, read_metrics, train
 
 TINY = dataclasses.replace(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lstmx
-from lstmx.implementations import choice, pallas, pallas_memory
+from lstmx.implementations import choice, pallas
+from lstmx.implementations.pallas import memory
 
 # A relative error in the norm; bfloat16 has 8 bits, and the reference comes to half of it.
 TOLERANCE = 0.01
@@ -249,15 +250,15 @@ def test_lowers_for_a_gpu(hidden, options, monkeypatch):
 
 @pytest.mark.parametrize(("hidden", "ctas"), [(1, 1), (128, 1), (129, 3), (256, 4), (320, 5), (321, None)])
 def test_ctas(hidden, ctas):
-    assert pallas_memory.fewest_ctas(pallas_memory.BACKWARD, -(-hidden // 64)) == ctas
+    assert memory.fewest_ctas(memory.BACKWARD, -(-hidden // 64)) == ctas
 
 
 def test_memory_is_counted_for_all_options(monkeypatch):
     """For the steps as they are with all options, and to the byte, as Mosaic does for one size too many."""
     steps = []
-    monkeypatch.setattr(pallas_memory, "fewest_ctas", lambda step, groups: steps.append(step) or groups)
-    bytes_ = pallas_memory.taken(pallas_memory.BACKWARD, 6, 6)
-    assert bytes_ > pallas_memory.BYTES
-    with pytest.raises(ValueError, match=f"smem_bytes={bytes_} > max_smem_bytes={pallas_memory.BYTES}"):
+    monkeypatch.setattr(memory, "fewest_ctas", lambda step, groups: steps.append(step) or groups)
+    bytes_ = memory.taken(memory.BACKWARD, 6, 6)
+    assert bytes_ > memory.BYTES
+    with pytest.raises(ValueError, match=f"smem_bytes={bytes_} > max_smem_bytes={memory.BYTES}"):
         lowered(384, monkeypatch, **ALL)
-    assert set(steps) == {pallas_memory.FORWARD, pallas_memory.BACKWARD}
+    assert set(steps) == {memory.FORWARD, memory.BACKWARD}

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.tasks.language_model.units import Characters, Words
 from experiments.tasks.pictures import draw_curves
-from experiments.tasks.text_units import Characters, Words
 from lstmx.cells import base
 from lstmx.data import CharVocabulary, ContiguousStreams, EvaluationStreams, RandomWindowStreams
 from lstmx.models import LanguageModel, generate

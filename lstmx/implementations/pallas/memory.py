@@ -1,4 +1,4 @@
-"""What the kernel of `lstmx.implementations.pallas_kernel` keeps in shared memory, and how many units fit.
+"""What the kernel of `lstmx.implementations.pallas.kernel` keeps in shared memory, and how many units fit.
 
 A CTA (a block of threads, which one multiprocessor runs) has 227 KiB on Hopper, and W_hh takes 8 H^2 bytes.
 What is too large for one CTA is spread over a cluster of them, which run at the same time and can write to
@@ -32,7 +32,7 @@ class Step(NamedTuple):
     carry: int  # float32
 
 
-# The steps of `lstmx.implementations.pallas_lstm`, with all that options can add to them.
+# The steps of `lstmx.implementations.pallas.lstm`, with all that options can add to them.
 FORWARD = Step(
     products=4,
     parts=1,

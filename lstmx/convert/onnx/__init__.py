@@ -29,8 +29,9 @@ from jax.typing import ArrayLike
 
 from lstmx.cells import GRU, LSTM, Elman, LSTMState
 from lstmx.cells.base import Cell, PyTree, State
-from lstmx.convert import onnx_attributes, onnx_tensors
-from lstmx.convert.onnx_models import Node, from_model, to_model
+from lstmx.convert.onnx import attributes as onnx_attributes
+from lstmx.convert.onnx import tensors as onnx_tensors
+from lstmx.convert.onnx.models import Node, from_model, to_model
 from lstmx.convert.tensors import require_expressible
 from lstmx.nested import require_params
 from lstmx.networks import Bidirectional, BothDirections, Stack

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from lstmx.cells.base import Params, PyTree, State
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import reference
-from lstmx.implementations.pallas_memory import MOST_UNITS
+from lstmx.implementations.pallas.memory import MOST_UNITS
 from lstmx.implementations.reverse_only import linear_map, message
 
 _interpreted: contextvars.ContextVar[bool] = contextvars.ContextVar("interpreted", default=False)
@@ -149,10 +149,10 @@ def _run_jvp(cell, options, primals, tangents):
 def _forward(cell, options, params, state, xs, hold, *, keeping):
     """The final state, what is shown, and what the reverse needs, all states if `keeping`."""
     # Imported here: Pallas doubles the time that `import lstmx` takes, and few have a GPU for it.
-    from lstmx.implementations import pallas_lstm
+    from lstmx.implementations.pallas import lstm
 
     z = cell.input_map(params.input, xs)
-    hs, cs, c = pallas_lstm.forward(
+    hs, cs, c = lstm.forward(
         params.recurrent["kernel"].astype(jnp.bfloat16), z, state.h, state.c, hold,
         keeping=keeping, reverse=options.reverse, interpreted=options.interpreted,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def _forward(cell, options, params, state, xs, hold, *, keeping):
 
 def _reverse(cell, options, saved, d_final, d_shown):
     """The gradients of the parameters, of the initial state and of xs."""
-    from lstmx.implementations import pallas_lstm
+    from lstmx.implementations.pallas import lstm
 
     params, initial, xs, hold, z, states = saved
     before = reference.before_each_step(initial, states, None, None, reverse=options.reverse)
@@ -173,8 +173,8 @@ def _reverse(cell, options, saved, d_final, d_shown):
     wide = states.c.dtype
     a = z.astype(wide) + jnp.dot(before.h, kernel, preferred_element_type=wide)
     dhs, dcs = (d_shown.h, d_shown.c) if options.states else (d_shown, None)
-    dzs, dc, dh = pallas_lstm.backward(
-        kernel, pallas_lstm.factors(a, before.c, states.c, hold), dhs, dcs,
+    dzs, dc, dh = lstm.backward(
+        kernel, lstm.factors(a, before.c, states.c, hold), dhs, dcs,
         d_final.h.astype(wide), d_final.c, hold,
         reverse=options.reverse, interpreted=options.interpreted,
     )  # fmt: skip

@@ -15,9 +15,9 @@ import numpy as np
 from flax import nnx
 
 from experiments.datasets.series_sets import SeriesSet
-from experiments.tasks.forecast_baselines import LinearForecaster, last_value, seasonal_naive
-from experiments.tasks.forecast_pictures import draw_calibration, draw_errors, draw_windows
-from experiments.tasks.forecast_scores import scores, skill, targets_of
+from experiments.tasks.forecasting.baselines import LinearForecaster, last_value, seasonal_naive
+from experiments.tasks.forecasting.pictures import draw_calibration, draw_errors, draw_windows
+from experiments.tasks.forecasting.scores import scores, skill, targets_of
 from experiments.tasks.pictures import draw_curves
 from lstmx.cells import base
 from lstmx.data import Panel, SeriesWindows, Windows

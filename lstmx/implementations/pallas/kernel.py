@@ -1,10 +1,10 @@
 """A persistent kernel for a recurrence with resident weights, on NVIDIA's Hopper GPUs (Pallas, Mosaic GPU).
 
 A step multiplies the weights by what the last one left, then does arithmetic on elements. The LSTM's forward
-loop and its reverse (`lstmx.implementations.pallas_lstm`) are both of this kind.
+loop and its reverse (`lstmx.implementations.pallas.lstm`) are both of this kind.
 
 A cluster of CTAs owns `ROWS` rows of the batch for all of time, so that clusters never wait for one another;
-it is a single CTA where one has memory enough for the weights (`lstmx.implementations.pallas_memory`). In a
+it is a single CTA where one has memory enough for the weights (`lstmx.implementations.pallas.memory`). In a
 cluster, one warpgroup owns `UNITS` hidden units: the cell state (or its cotangent) of these stays in its
 registers, and what they multiply passes through shared memory. The weights are read from global memory once.
 
@@ -37,8 +37,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir.dialects import nvvm
 
-from lstmx.implementations import pallas_memory
-from lstmx.implementations.pallas_memory import ROWS, SLOTS, UNITS
+from lstmx.implementations.pallas import memory as shared
+from lstmx.implementations.pallas.memory import ROWS, SLOTS, UNITS
 
 _COMPILER_PARAMS = plgpu.CompilerParams(
     # Else a warpgroup meets before and after each of its writes to shared memory and before each copy to it.
@@ -83,7 +83,7 @@ def recurrence(
       weights: bfloat16 `[H / UNITS, blocks, UNITS, UNITS]`, the blocks of a warpgroup's products in their
         order: as many for each product as the operand has columns, divided by UNITS.
       operand: bfloat16 `[B, n * H]`, what the first step multiplies; B a multiple of ROWS, H of UNITS and at
-        most `pallas_memory.MOST_UNITS`.
+        most `lstmx.implementations.pallas.memory.MOST_UNITS`.
       planes: bfloat16 or float32, T at least 1.
       carry: float32 `[B, H]` each.
       emitted: the number of arrays that a step emits besides the operand.
@@ -99,8 +99,8 @@ def recurrence(
     hidden = groups * UNITS
     parts = columns // hidden
     dtypes = tuple(plane.array.dtype.name for plane in planes)
-    needs = pallas_memory.Step(count * UNITS // columns, parts, dtypes, emitted, len(carry))
-    ctas = pallas_memory.fewest_ctas(needs, groups)
+    needs = shared.Step(count * UNITS // columns, parts, dtypes, emitted, len(carry))
+    ctas = shared.fewest_ctas(needs, groups)
     own = groups // ctas
     clustered = ctas > 1 and not interpreted
     threads = 1 if interpreted else own
@@ -128,8 +128,8 @@ def recurrence(
     ]
     # A copy is an arrival.
     arrivals = {"first": 1 + parts * ctas + len(carry), "arrived": len(planes), "together": threads}
-    memory = jax.tree.map(_tiles, pallas_memory.buffers(needs, groups, ctas))
-    for name, number in pallas_memory.barriers(groups, ctas).items():
+    memory = jax.tree.map(_tiles, shared.buffers(needs, groups, ctas))
+    for name, number in shared.barriers(groups, ctas).items():
         memory[name] = plgpu.Barrier(num_arrivals=arrivals[name], num_barriers=number)
     outputs = plgpu.kernel(
         body,

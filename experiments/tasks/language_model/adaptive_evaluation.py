@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tasks.language_model import LanguageModelTask
+from experiments.tasks.language_model.task import LanguageModelTask
 from lstmx.data import ContiguousStreams, EvaluationStreams
 from lstmx.models import adapter, cached_nats, empty_cache, gradient_scale
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.tasks.text_encoding import split_text
+from experiments.tasks.classification.text_encoding import split_text
 
 # Inverse strengths of the penalty, of which the validation split chooses one.
 _STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)

@@ -1,4 +1,4 @@
-"""The LSTM's forward loop and its reverse, as the arithmetic of `lstmx.implementations.pallas_kernel`.
+"""The LSTM's forward loop and its reverse, as the arithmetic of `lstmx.implementations.pallas.kernel`.
 
     forward    r_t = W^T h_{t-1},      then i, f, g, o, c_t and h_t of z_t + r_t and c_{t-1}
     reverse    r_t = W da_{t+1},       then dh_t = dy_t + r_t,  dc_t = f_{t+1} dc_{t+1} + n_t dh_t  and
@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lstmx.implementations.pallas_kernel import Elements, Plane, recurrence
-from lstmx.implementations.pallas_memory import ROWS, UNITS
+from lstmx.implementations.pallas.kernel import Elements, Plane, recurrence
+from lstmx.implementations.pallas.memory import ROWS, UNITS
 
 
 class Factors(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments.datasets.series_files import calendar_features
 from experiments.datasets.series_table import columns_of, read_table
-from experiments.tasks.forecast_pictures import draw_windows
-from experiments.tasks.forecasting import Shape, Units, by_series, make_model, seen
+from experiments.tasks.forecasting.pictures import draw_windows
+from experiments.tasks.forecasting.task import Shape, Units, by_series, make_model, seen
 from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import (
     ForecastTask,

@@ -1,25 +1,32 @@
 """What is told of a classifier beyond numbers: confusion matrix, the baseline beside it, pictures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.tasks.bigram_baseline import bigram_baseline
-from experiments.tasks.classification import TextClassification, accuracy, confusion_matrix, macro_f1
+from experiments.tasks.classification.bigram_baseline import bigram_baseline
+from experiments.tasks.classification.measures import accuracy, confusion_matrix, macro_f1
 from experiments.tasks.pictures import draw_curves, new_figure, saved
 
 
-def report(task: TextClassification, params: Any, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
+def report(
+    matrix: np.ndarray,
+    classes: Sequence[str],
+    examples: Mapping[str, Sequence[tuple[str, str]]],
+    split: str,
+    folder: Path,
+) -> tuple[str, dict[str, Any]]:
     """The confusion matrix of a split and the baseline's accuracy, as text and for JSON; draws pictures.
 
     The baseline takes a while to train and depends on the data alone: it is kept as RUN/baseline.json.
 
     Args:
-      task: the task, with its texts.
-      params: the parameters.
+      matrix: the confusion matrix of the split, `[C, C]`.
+      classes: the names of the C classes.
+      examples: `(text, label)` pairs of each split, for the baseline.
       split: the split.
       folder: the run; pictures go to its folder `plots`, where matplotlib is installed.
 
@@ -27,9 +34,8 @@ def report(task: TextClassification, params: Any, split: str, folder: Path) -> t
       (text, values): values `"classes"`, `"confusion"` (rows: true classes) and `"baseline"`, a dict of
       accuracy, f1, strength and features, or None where scikit-learn is not installed.
     """
-    matrix = task.confusion(params, split)
-    baseline = _baseline(task, split, folder / "baseline.json")
-    lines = ["confusion (rows: true, columns: predicted)", *table(matrix, task.classes)]
+    baseline = _baseline(examples, classes, split, folder / "baseline.json")
+    lines = ["confusion (rows: true, columns: predicted)", *table(matrix, classes)]
     if baseline is None:
         lines.append("no baseline: scikit-learn is not installed")
     else:
@@ -37,21 +43,21 @@ def report(task: TextClassification, params: Any, split: str, folder: Path) -> t
             f"baseline, logistic regression on {baseline['features']:,} words and pairs of words: "
             f"accuracy {baseline['accuracy']:.4f}, f1 {baseline['f1']:.4f}"
         )
-    lines += [f"picture: {path}" for path in draw(task, matrix, split, folder)]
-    values = {"classes": list(task.classes), "confusion": matrix.tolist(), "baseline": baseline}
+    lines += [f"picture: {path}" for path in draw(matrix, classes, split, folder)]
+    values = {"classes": list(classes), "confusion": matrix.tolist(), "baseline": baseline}
     return "\n".join(lines), values
 
 
-def draw(task: TextClassification, matrix: np.ndarray, split: str, folder: Path) -> list[Path]:
+def draw(matrix: np.ndarray, classes: Sequence[str], split: str, folder: Path) -> list[Path]:
     """Draws the curves of a run and the confusion matrix of a split; says what was drawn."""
     drawn = [
         draw_curves(folder, ("loss", "accuracy")),
-        draw_confusion(matrix, task.classes, folder / "plots" / f"confusion_{split}.png"),
+        draw_confusion(matrix, classes, folder / "plots" / f"confusion_{split}.png"),
     ]
     return [path for path in drawn if path is not None]
 
 
-def _baseline(task: TextClassification, split: str, file: Path) -> dict[str, float] | None:
+def _baseline(examples, classes: Sequence[str], split: str, file: Path) -> dict[str, float] | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -59,12 +65,13 @@ def _baseline(task: TextClassification, split: str, file: Path) -> dict[str, flo
     if split in kept:
         return kept[split]
     try:
-        found = bigram_baseline(task.examples, split)
+        found = bigram_baseline(examples, split)
     except ImportError:
         return None
-    index = {name: number for number, name in enumerate(task.classes)}
+    index = {name: number for number, name in enumerate(classes)}
     predicted = np.array([index[label] for label in found.predictions])
-    matrix = confusion_matrix(task.labels(split), predicted, len(task.classes))
+    labels = np.array([index[label] for _, label in examples[split]])
+    matrix = confusion_matrix(labels, predicted, len(classes))
     kept[split] = {
         "accuracy": accuracy(matrix),
         "f1": macro_f1(matrix),

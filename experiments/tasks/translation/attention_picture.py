@@ -1,15 +1,12 @@
 """The picture of where a translation model's decoder looked."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments.tasks.pictures import new_figure, saved
-
-if TYPE_CHECKING:
-    from experiments.tasks.translation import Found
+from experiments.tasks.translation.result import TranslationResult
 
 
-def draw_attention(found: "Found", path: Path) -> Path | None:
+def draw_attention(found: TranslationResult, path: Path) -> Path | None:
     """Draws how much of its attention each piece of a translation (a row) gave to each of the sentence.
 
     Args:

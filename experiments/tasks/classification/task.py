@@ -13,8 +13,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.tasks.text_encoding import TextEncoder
-from experiments.tasks.word_prediction import WordPrediction
+from experiments.tasks.classification import report
+from experiments.tasks.classification.measures import accuracy, confusion_matrix, macro_f1
+from experiments.tasks.classification.text_encoding import TextEncoder
+from experiments.tasks.classification.word_prediction import WordPrediction
 from lstmx.cells import base
 from lstmx.data import LengthBuckets, Rows, padded
 from lstmx.models import SequenceClassifier, saliency
@@ -240,16 +242,12 @@ class TextClassification(ModuleTask):
 
     def draw(self, params, folder: Path) -> list[Path]:
         """Draws the curves of a run and its confusion matrix, where matplotlib is installed."""
-        from experiments.tasks import classification_report
-
         split = "validation" if "validation" in self.splits else "train"
-        return classification_report.draw(self, self.confusion(params, split), split, folder)
+        return report.draw(self.confusion(params, split), self.classes, split, folder)
 
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
-        """See `experiments.tasks.classification_report.report`."""
-        from experiments.tasks import classification_report
-
-        return classification_report.report(self, params, split, folder)
+        """See `experiments.tasks.classification.report.report`."""
+        return report.report(self.confusion(params, split), self.classes, self.examples, split, folder)
 
     def display(self, metrics):
         """Loss and accuracy of the batch; while words are learned, the loss of a word."""
@@ -340,37 +338,3 @@ def roomy_width(length: int) -> int:
 def _short(text: str, most: int = 160) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
-
-
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, count: int) -> np.ndarray:
-    """How often each class (rows) was taken for each (columns).
-
-    Example:
-      >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
-      array([[1, 1],
-             [0, 1]])
-    """
-    matrix = np.zeros((count, count), int)
-    np.add.at(matrix, (labels, predictions), 1)
-    return matrix
-
-
-def accuracy(matrix: np.ndarray) -> float:
-    """The share on the diagonal of a confusion matrix.
-
-    Example:
-      >>> accuracy(np.array([[3, 1], [0, 4]]))
-      0.875
-    """
-    return float(matrix.trace() / matrix.sum())
-
-
-def macro_f1(matrix: np.ndarray) -> float:
-    """F1 of each class (0 where it neither occurs nor is predicted), averaged.
-
-    Example:
-      >>> round(macro_f1(np.array([[3, 1], [0, 4]])), 4)
-      0.873
-    """
-    all_told = matrix.sum(axis=0) + matrix.sum(axis=1)
-    return float(np.mean(2 * matrix.diagonal() / np.maximum(all_told, 1)))

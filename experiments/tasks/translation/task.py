@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments.tasks.pictures import draw_curves
+from experiments.tasks.translation.attention_picture import draw_attention
+from experiments.tasks.translation.result import TranslationResult
 from lstmx.cells import base
 from lstmx.data import LengthBuckets, Subwords, padded
 from lstmx.models import Seq2Seq, beam_search
@@ -30,26 +33,6 @@ class Vocabularies(NamedTuple):
 
     source: Subwords
     target: Subwords
-
-
-class Found(NamedTuple):
-    """A translation.
-
-    Attributes:
-        text: the sentence.
-        score: log-probability over the length penalty.
-        source_tokens: pieces of the sentence translated, the end's token included.
-        target_tokens: pieces of the translation, the end's token included if it ended.
-        attention: float `[target_tokens, source_tokens]`, where the decoder looked for each piece.
-        left_out: pieces of the sentence beyond the longest that the model reads.
-    """
-
-    text: str
-    score: float
-    source_tokens: list[str]
-    target_tokens: list[str]
-    attention: np.ndarray
-    left_out: int
 
 
 def learn_vocabularies(data, pairs: Sequence[tuple[str, str]]) -> Vocabularies:
@@ -225,7 +208,7 @@ class Translation(ModuleTask):
         *,
         beam_size: int | None = None,
         length_penalty: float | None = None,
-    ) -> list[Found]:
+    ) -> list[TranslationResult]:
         """Translates sentences; each as if it were the only one.
 
         Args:
@@ -245,7 +228,7 @@ class Translation(ModuleTask):
             self.check(sentence)
         encoded = self.vocabularies.source.encode_all([self._prepared(text) for text in sentences])
         sources = [np.append(ids[: data.max_length], np.int32(self._eos)) for ids in encoded]
-        found: dict[int, Found] = {}
+        found: dict[int, TranslationResult] = {}
         for width, rows in _by_width(sources, search.batch_size):
             source, lengths = padded(sources, rows, width, fill=self._pad)
             tokens, ends, scores = jax.device_get(
@@ -256,7 +239,7 @@ class Translation(ModuleTask):
             for at, row in enumerate(rows):
                 if row >= 0:
                     ids, looked = tokens[at, : ends[at]], weights[at, : ends[at], : lengths[at]]
-                    found[row] = Found(
+                    found[row] = TranslationResult(
                         self.vocabularies.target.decode(ids),
                         float(scores[at]),
                         self.vocabularies.source.tokens(sources[row]),
@@ -312,9 +295,6 @@ class Translation(ModuleTask):
 
     def draw(self, params, folder: Path, split: str = VALIDATION) -> list[Path]:
         """Draws the curves of a run, and where the decoder looked, where matplotlib is installed."""
-        from experiments.tasks.attention_picture import draw_attention
-        from experiments.tasks.pictures import draw_curves
-
         drawn, sources = (
             [draw_curves(folder, ("nats", "chrF"))],
             [source for source, _ in self._pairs[split][:3]],

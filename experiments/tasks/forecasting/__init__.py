@@ -1,0 +1,1 @@
+"""Forecasts of series, with baselines, scores and pictures."""

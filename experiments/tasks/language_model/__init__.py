@@ -1,0 +1,1 @@
+"""Language modelling of characters or words."""
