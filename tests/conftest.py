@@ -18,7 +18,8 @@ _DATA = tempfile.TemporaryDirectory(prefix="lstmx-tests-")
 os.environ["TFDS_DATA_DIR"] = _DATA.name
 
 # The tests' loops are tiny, and most of their time is the compiler's, of which these flags save a third, in
-# the commands that they run too. `XLA_FLAGS= pytest` compiles as users do.
+# the commands that they run too. `XLA_FLAGS= pytest` compiles as users do; .ci/run does so for the tests
+# marked `optimized`.
 _QUICK = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
@@ -34,3 +35,32 @@ def double():
     """Double precision for the test."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-systems",
+        action="store_true",
+        help="a test that another system is missing for fails, where it would be skipped otherwise",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fails a test that is skipped for want of a package, if it is not marked or all packages must be there.
+
+    .ci/run installs the other systems, and then runs the tests marked `conformance`: one without the mark would
+    never run.
+    """
+    report = yield
+    if report.skipped and call.excinfo is not None and _misses_a_package(call.excinfo):
+        reason = call.excinfo.value
+        if item.get_closest_marker("conformance") is None:
+            report.outcome, report.longrepr = "failed", f"not marked `conformance`, but skipped: {reason}"
+        elif item.config.getoption("--require-systems"):
+            report.outcome, report.longrepr = "failed", f"skipped: {reason}"
+    return report
+
+
+def _misses_a_package(excinfo):
+    return any(entry.name == "importorskip" for entry in excinfo.traceback)
