@@ -49,8 +49,8 @@ def pytest_addoption(parser):
 def pytest_runtest_makereport(item, call):
     """Fails a test that is skipped for want of a package, if it is not marked or all packages must be there.
 
-    .ci/run installs the other systems, and then runs the tests marked `conformance`: one without the mark would
-    never run.
+    .ci/run installs the other systems, and then runs the tests marked `conformance`: one without the mark
+    would never run.
     """
     report = yield
     if report.skipped and call.excinfo is not None and _misses_a_package(call.excinfo):
