@@ -39,6 +39,9 @@ def scan(
     reset is not applied, the state passes it unchanged, its output and all gradients through it are zero. A
     row of length 0 returns its initial state.
 
+    T and the batch may be symbolic (`jax.export.symbolic_shape`). With a symbolic T, `unroll` and chunks of
+    time (`remat`) have no effect.
+
     Args:
       cell: the cell or network.
       params: its parameters, as `cell.init` makes them.
@@ -135,6 +138,7 @@ def scan(
         keep = _keep(lengths, mask, xs.shape[0], batch)
         resets = None if resets is None else _flags("resets", resets, xs.shape[0], batch)
     state = None if initial_state is None else _state(cell, initial_state, batch)
+    unroll = 1 if reference.is_symbolic(xs.shape[0]) else unroll  # a number that nobody knows has no parts
     return _scan(
         cell, params, state, Sequence(xs, keep, resets), key, implementation=implementation,
         reverse=reverse, remat=remat, unroll=unroll, return_states=return_states,
@@ -296,7 +300,7 @@ def _keep(lengths, mask, steps: int, batch: tuple[int, ...]) -> jax.Array | None
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         bounds = np.asarray(lengths)
         least, most = int(bounds.min()), int(bounds.max())
-        if least < 0 or most > steps:
+        if least < 0 or (not reference.is_symbolic(steps) and most > steps):
             raise ValueError(f"lengths must lie in 0..{steps} (the time steps of xs), got {least}..{most}")
     times = jnp.arange(steps).reshape((steps,) + (1,) * len(batch))
     return times < lengths

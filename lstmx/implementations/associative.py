@@ -14,7 +14,7 @@ from jax import lax
 
 from lstmx.cells.base import Cell, Params, PyTree, State
 from lstmx.implementations import chunks
-from lstmx.implementations.reference import Sequence, previous, select
+from lstmx.implementations.reference import Sequence, is_symbolic, previous, select
 
 
 def refusal(job) -> str | None:
@@ -26,6 +26,8 @@ def refusal(job) -> str | None:
       >>> refusal(Job(MinGRU(4)))
     """
     if hasattr(job.cell, "coefficients"):
+        if job.xs is not None and is_symbolic(job.xs.shape[0]):
+            return f"needs a known number of steps, got xs of shape {job.xs.shape}"
         return None
     return (
         "runs cells that are linear in their state and have a method `coefficients`, as MinGRU and MinLSTM "

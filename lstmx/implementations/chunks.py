@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstmx.cells.base import Cell, Params, PyTree, State
-from lstmx.implementations.reference import Sequence
+from lstmx.implementations.reference import Sequence, is_symbolic
 
 
 def run(
@@ -97,12 +97,15 @@ def _at(tree: PyTree, rows: slice) -> PyTree:
 def length_of(remat: str | int, steps: int, least: int = 1) -> int:
     """The steps of a chunk for `remat`: itself, or for "sqrt" about the root of `steps`, but about `least`.
 
-    Where `steps` has a divisor near, that is taken: no chunk is then shorter and nothing is copied.
+    A divisor of `steps` near the root is preferred: no chunk is then shorter and nothing is copied. A symbolic
+    number of steps cannot be divided: it is one chunk.
 
     Example:
       >>> length_of("sqrt", 20_000), length_of("sqrt", 101), length_of(64, 20_000)
       (125, 11, 64)
     """
+    if is_symbolic(steps):
+        return steps
     if remat != "sqrt":
         return remat
     target = max(least, math.isqrt(max(steps - 1, 0)) + 1)

@@ -20,7 +20,14 @@ from jax import lax
 from lstmx.cells.base import Cell, Params, PyTree, State
 from lstmx.implementations import chunks, deferred
 from lstmx.implementations.emission import Form, pack, unpack
-from lstmx.implementations.reference import Sequence, batch_shape, before_each_step, noises, select
+from lstmx.implementations.reference import (
+    Sequence,
+    batch_shape,
+    before_each_step,
+    is_symbolic,
+    noises,
+    select,
+)
 from lstmx.implementations.reverse_only import linear_map, message
 
 
@@ -71,7 +78,7 @@ def _run_jvp(cell, options, primals, tangents):
 
     def reverse(residuals, cotangents):
         saved = jax.tree.unflatten(tree, residuals)
-        in_one = options.remat is None or steps == 0
+        in_one = options.remat is None or is_symbolic(steps) or steps == 0
         run = _reverse if in_one else _reverse_in_chunks
         gradients = run(cell, options, saved, form, *jax.tree.unflatten(output_tree, cotangents))
         return tangent_tree.flatten_up_to(gradients)
@@ -257,7 +264,8 @@ def _transposed_recurrent_map(cell, params, ys_before, map_noise):
     copy (B=1, H=128).
     """
     like = jax.ShapeDtypeStruct(ys_before.shape[1:], ys_before.dtype)
-    turn = jax.default_backend() == "cpu" and math.prod(like.shape[:-1]) > 1
+    rows = math.prod(like.shape[:-1])
+    turn = jax.default_backend() == "cpu" and (is_symbolic(rows) or rows > 1)
 
     def turned(leaf):
         return leaf.T if turn and leaf.ndim == 2 else leaf
@@ -330,8 +338,9 @@ def _steps_mapped_at_once(cell: Cell, params: Params, xs: jax.Array) -> int:
     forward pass with four, by that with one: 1.0 at D=H=64 (64 KiB of kernel), 0.6 at 128 (B=1), 0.75 at 256,
     0.95 at 512, 1.0 at 650; 1.1 at D=32, H=64.
     """
-    if jax.default_backend() != "cpu":
-        return max(xs.shape[0], 1)
+    steps = xs.shape[0]
+    if jax.default_backend() != "cpu" or is_symbolic(steps):
+        return max(steps, 1)
     kernels = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params.input))
     return 4 if kernels >= 128 * 2**10 and cell.num_feature_axes == 1 else 1
 
@@ -343,7 +352,7 @@ def _accumulates_in_loop(cell: Cell, params: Params, xs: jax.Array) -> bool:
     level of a cache) and a step has rows enough (64) for a decent matmul. In a trial that was faster at B=64,
     T=784, H=128, and much slower at B=20, T=32, H=650, which the rule leaves to the single matmul.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or is_symbolic(*xs.shape):
         return False
     rows = math.prod(batch_shape(cell, xs))
     z = jax.eval_shape(cell.input_map, params.input, xs)

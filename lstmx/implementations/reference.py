@@ -112,6 +112,14 @@ def previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
     return jnp.concatenate(parts)[: rest.shape[0]]
 
 
+def is_symbolic(*sizes) -> bool:
+    """Whether any of these sizes is unknown while tracing, as `jax.export` allows (`jax.export.symbolic_shape`).
+
+    Such a size can be computed with, but not compared with a number or divided into chunks.
+    """
+    return not all(isinstance(size, int) for size in sizes)
+
+
 def batch_shape(cell: Cell, xs: jax.Array) -> tuple[int, ...]:
     """The batch axes of `[T, *batch, ...features]`."""
     return xs.shape[1 : xs.ndim - cell.num_feature_axes]

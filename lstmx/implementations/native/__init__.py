@@ -41,6 +41,8 @@ def refusal(job) -> str | None:
         return f"has kernels for the plain cells, without options or heads, got {cell}"
     if cell.dtype is not None and jnp.dtype(cell.dtype) != jnp.float32:
         return f"computes in float32, got {jnp.dtype(cell.dtype).name}"
+    if job.xs is not None and reference.is_symbolic(*job.xs.shape):
+        return f"needs known sizes, got xs of shape {job.xs.shape}"
     if job.remat == "gates":
         return 'keeps the gates: it has no remat="gates" (a number of steps or "sqrt" it has)'
     return library.refusal()

@@ -85,6 +85,8 @@ def refusal(job) -> str | None:
         return f"keeps W_hh in shared memory: hidden_size <= {MOST_UNITS}, got {cell.hidden_size}"
     if job.remat not in (None, "gates"):
         return f'takes remat=None or "gates", got {job.remat!r}'
+    if job.xs is not None and reference.is_symbolic(*job.xs.shape):
+        return f"needs known sizes, got xs of shape {job.xs.shape}"
     if {"resets", "segment_ids"} & set(job.options):
         return "cannot reset states (resets, segment_ids)"
     if _interpreted.get():
