@@ -97,8 +97,8 @@ def _at(tree: PyTree, rows: slice) -> PyTree:
 def length_of(remat: str | int, steps: int, least: int = 1) -> int:
     """The steps of a chunk for `remat`: itself, or for "sqrt" about the root of `steps`, but about `least`.
 
-    A divisor of `steps` near the root is preferred: no chunk is then shorter and nothing is copied. A symbolic
-    number of steps cannot be divided: it is one chunk.
+    A divisor of `steps` near the root is preferred: no chunk is then shorter and nothing is copied. A
+    symbolic number of steps cannot be divided: it is one chunk.
 
     Example:
       >>> length_of("sqrt", 20_000), length_of("sqrt", 101), length_of(64, 20_000)

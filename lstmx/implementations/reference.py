@@ -113,7 +113,7 @@ def previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
 
 
 def is_symbolic(*sizes) -> bool:
-    """Whether any of these sizes is unknown while tracing, as `jax.export` allows (`jax.export.symbolic_shape`).
+    """Whether any of these sizes is unknown while tracing, as `jax.export.symbolic_shape` allows.
 
     Such a size can be computed with, but not compared with a number or divided into chunks.
     """
