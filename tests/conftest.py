@@ -62,5 +62,29 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as `full` the cases of a test marked `cross_section(n)` that the plain run leaves out."""
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("cross_section") is not None:
+            tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for name, cases in tests.items():
+        (n,) = cases[0].get_closest_marker("cross_section").args
+        for case in cases:
+            if cases.index(case) % n:
+                case.add_marker(pytest.mark.full)
+        missing = _values(cases).keys() - _values(cases[::n])
+        if missing:
+            values = [_values(cases)[key] for key in missing]
+            raise pytest.UsageError(f"{name}: cross_section({n}) has no case with {values}")
+
+
+def _values(cases):
+    """The values that parameters have in some cases of a test."""
+    pairs = [pair for case in cases for pair in case.callspec.params.items()]
+    return {(name, id(value)): (name, value) for name, value in pairs}
+
+
 def _misses_a_package(excinfo):
     return any(entry.name == "importorskip" for entry in excinfo.traceback)

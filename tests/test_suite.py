@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import variants
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
@@ -84,6 +85,7 @@ def test_foreign_imports_are_seen():
 
 SAMPLE = """
 import pytest
+import variants
 
 @pytest.mark.conformance
 def test_marked():
@@ -98,6 +100,12 @@ def test_skipped_for_another_reason():
 @pytest.mark.full
 def test_of_the_full_product():
     pass
+
+@pytest.mark.cross_section(3)
+@pytest.mark.parametrize("a", [1, 2])
+@pytest.mark.parametrize("b", [1, 2])
+def test_of_a_product(a, b):
+    assert (a, b) in [(1, 1), (2, 2)]
 """
 
 
@@ -116,10 +124,10 @@ def test_a_test_that_needs_a_system_is_marked(tmp_path):
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
     (tmp_path / "tests" / "test_sample.py").write_text(SAMPLE)
     counts, text = outcomes(tmp_path)
-    assert counts == {"failed": 1, "skipped": 2, "deselected": 1}, text
+    assert counts == {"passed": 2, "failed": 1, "skipped": 2, "deselected": 3}, text
     assert "not marked `conformance`" in text
     counts, text = outcomes(tmp_path, "--require-systems", "-m", "full or conformance")
-    assert counts == {"failed": 1, "passed": 1, "deselected": 2}, text
+    assert counts == {"failed": 3, "passed": 1, "deselected": 4}, text
     assert "no_such_system" in text
 
 
@@ -129,4 +137,10 @@ def test_ci_runs_the_test_command_and_what_it_leaves_out():
     config.read(ROOT / "setup.cfg")
     assert config["tool:pytest"]["addopts"].endswith('-m "not full"')
     first, second = run.index(".ci/test-command"), run.index("-m 'full or conformance'")
-    assert first < run.index("[test,conformance]") < second < run.index("-m optimized")
+    assert first < run.index("[test,conformance]") < second < run.index("-m 'optimized and not full'")
+
+
+def test_the_cross_section_has_every_family():
+    families = {type(make(4)) for make in variants.EVERY.values()}
+    assert variants.EVERY.keys() >= variants.CROSS_SECTION
+    assert {type(variants.EVERY[name](4)) for name in variants.CROSS_SECTION} == families

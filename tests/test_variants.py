@@ -15,7 +15,7 @@ import lstmx
 from lstmx.nested import layout_of, nest
 
 pytestmark = pytest.mark.usefixtures("double")
-every = pytest.mark.parametrize("name", variants.EVERY)
+every = pytest.mark.parametrize("name", variants.cross_section(variants.EVERY))
 HAVE_STEPS = [name for name, (_, step) in variants.VARIANTS.items() if step is not None]
 # Of each variant two of the three ways to remember, under different options.
 WAYS = {"mask and resets": (None, 3), "reverse, lengths and resets": ("gates",)}
@@ -25,13 +25,14 @@ def key_of(name):
     return jax.random.key(3) if name in variants.REGULARIZED else None
 
 
-@pytest.mark.parametrize("name", HAVE_STEPS)
+@pytest.mark.parametrize("name", variants.cross_section(HAVE_STEPS))
 @pytest.mark.parametrize("options", WAYS)
 def test_reference_is_the_loop_over_rows(name, options):
     values, _ = variants.results(name, options, "reference")
     assert oracles.relative_error(values, variants.rows_of(name, options)) <= 1e-12
 
 
+@pytest.mark.optimized
 @every
 @pytest.mark.parametrize("options", WAYS)
 def test_fused_is_the_reference(name, options):

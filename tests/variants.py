@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import losses
 import numpy as np
 import oracles
+import pytest
 from numpy_cells import CELLS
 from numpy_lstm import elman_step, gru_step, lstm_step, mogrifier_step
 
@@ -152,6 +153,21 @@ EVERY = {
     **{name: make for name, (make, _) in VARIANTS.items()},
     **{name: wrapped(make, lstmx.Regularized, **rates) for name, (make, rates) in REGULARIZED.items()},
 }
+
+# What the plain run takes of the table: every family and kind of option; .ci/run takes all.
+CROSS_SECTION = {
+    "lstm", "lstm-coupled-peephole", "lstm-activations", "lstm-ba-projection", "lstm-fastrnns-coupled-clip",
+    "lstm-per-gate", "lstm-gate-recurrence-coupled", "lstm-projection-clip", "lstm-learnt-start",
+    "gru", "gru-reset-before-heads", "elman-heads", "mogrifier-rank", "mgu", "indrnn", "mingru", "minlstm",
+    "slstm", "conv-lstm-1d", "per gate of a GRU", "update dropout, locked", "zoneout with gate recurrence",
+    "weight drop of rows", "all at once",
+}  # fmt: skip
+
+
+def cross_section(names):
+    """Names of variants as parameters, of which those of CROSS_SECTION are left to the plain run."""
+    return [name if name in CROSS_SECTION else pytest.param(name, marks=pytest.mark.full) for name in names]
+
 
 OPTIONS = {name: losses.OPTIONS[name] for name in ("plain", "mask and resets", "reverse, lengths and resets")}
 
