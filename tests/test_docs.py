@@ -17,7 +17,7 @@ os.environ["KERAS_BACKEND"] = "jax"  # what Keras is imported with, if this test
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("cells.md", "migrating.md", "features.md")
 TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in FILES}
-OPTIONAL = ("flax", "haiku", "keras", "onnx", "onnxruntime", "torch")
+OTHER_SYSTEMS = {"haiku", "keras", "onnx", "onnxruntime", "torch"}
 
 
 def snippets_of(text):
@@ -55,7 +55,19 @@ CELLS = [value for value in vars(lstmx).values() if dataclasses.is_dataclass(val
 # Where a section is not that of one cell; and the fields that are the same in all.
 PARTS = {"Regularized": "Regularizers", "Stack": "Networks", "Bidirectional": "Networks"}
 COMMON = {"hidden_size", "dtype", "param_dtype"}
-SECTIONS = [(name, title) for name in FILES for title in snippets_of(TEXTS[name])]
+
+
+def systems_of(snippets):
+    """The other systems that snippets import."""
+    code = "".join(code for _, code in snippets)
+    return sorted({*re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)} & OTHER_SYSTEMS)
+
+
+SECTIONS = [
+    pytest.param(name, title, marks=[pytest.mark.conformance] if systems_of(snippets) else [])
+    for name in FILES
+    for title, snippets in snippets_of(TEXTS[name]).items()
+]
 
 
 # Keras itself calls NumPy in a way that NumPy 2 warns of.
@@ -63,8 +75,7 @@ SECTIONS = [(name, title) for name in FILES for title in snippets_of(TEXTS[name]
 @pytest.mark.parametrize(("name", "title"), SECTIONS)
 def test_snippets_run(name, title):
     snippets = snippets_of(TEXTS[name])[title]
-    imported = re.findall(r"^(?:import|from) (\w+)", "".join(code for _, code in snippets), re.MULTILINE)
-    for package in sorted({*imported} & {*OPTIONAL}):
+    for package in systems_of(snippets):
         pytest.importorskip(package, reason=f"the snippet needs {package}")
     run(snippets, ROOT / "docs" / name)
 

@@ -15,6 +15,7 @@ import lstmx
 from lstmx.networks import BothDirections
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("cell_type", [lstmx.LSTM, lstmx.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("lengths", [None, [2, 6, 5]])

@@ -49,6 +49,7 @@ def keras_layer(keras, cell):
     )
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.usefixtures("double")
 def test_values_and_gradients_of_keras(grid):

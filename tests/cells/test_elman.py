@@ -23,6 +23,7 @@ def test_parameters(use_bias):
     assert abs(np.float64(params.input["kernel"]).var() * 48 - 1) < 0.1
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("lengths", [None, [2, 7, 5]])
 @pytest.mark.usefixtures("double")

@@ -41,6 +41,7 @@ def test_distribution_of_the_kernels():
     assert abs(np.float64(params.input["kernel"]).var() * 48 - 1) < 0.05
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("lengths", [None, [2, 7, 5]])
 @pytest.mark.usefixtures("double")

@@ -69,6 +69,7 @@ def test_initial_state_is_zero(batch):
     assert not np.any(state.h)
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("lengths", [None, [2, 7, 5]])
 @pytest.mark.usefixtures("double")

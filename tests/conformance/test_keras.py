@@ -12,6 +12,7 @@ import lstmx
 from lstmx.convert import keras as convert
 
 os.environ["KERAS_BACKEND"] = "jax"
+pytestmark = pytest.mark.conformance
 keras = pytest.importorskip("keras", reason="Keras is the oracle of this test")
 if keras.backend.backend() != "jax":
     pytest.skip("Keras was imported with another backend than JAX", allow_module_level=True)

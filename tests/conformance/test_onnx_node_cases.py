@@ -9,6 +9,7 @@ import pytest
 
 from lstmx.convert import onnx as convert
 
+pytestmark = pytest.mark.conformance
 pytest.importorskip("onnx", minversion="1.23", reason="onnx has the cases of this test")
 
 # Those of onnx 1.23.2.

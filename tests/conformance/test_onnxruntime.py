@@ -10,6 +10,7 @@ import pytest
 import lstmx
 from lstmx.convert import onnx as convert
 
+pytestmark = pytest.mark.conformance
 pytest.importorskip("onnx", reason="onnxruntime reads its models")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is the oracle of this test")
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch_layers = pytest.importorskip("torch_layers", reason="torch is the oracle")
+pytestmark = pytest.mark.conformance
+torch = pytest.importorskip("torch", reason="torch is the oracle")
 
-import torch  # noqa: E402
+import torch_layers  # noqa: E402
 
 from lstmx.convert.torch import from_state_dict  # noqa: E402
 

@@ -62,6 +62,7 @@ def test_whatever_numpy_takes_is_an_array(make):
     np.testing.assert_array_equal(array, [1, 2])
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int8"])
 def test_tensors_of_torch_are_arrays_of_their_type(dtype):
     torch = pytest.importorskip("torch")

@@ -5,13 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 import lstmx
 from lstmx.cells.mgu import MGU
 from lstmx.convert.flax import from_linen, from_nnx, to_linen, to_nnx
-
-nnx = pytest.importorskip("flax.nnx", reason="Flax is the oracle")
-linen = pytest.importorskip("flax.linen")
 
 HARD = {"gate_fn": jax.nn.hard_sigmoid, "activation_fn": jax.nn.soft_sign}
 TOLD = {"gate_activation": "hard_sigmoid", "activation": "softsign"}

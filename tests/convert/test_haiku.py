@@ -10,6 +10,7 @@ import lstmx
 from lstmx.convert.haiku import from_params, to_params
 
 hk = pytest.importorskip("haiku", reason="haiku is the oracle")
+pytestmark = pytest.mark.conformance
 
 CORES = {
     "lstm": lambda: hk.LSTM(4),

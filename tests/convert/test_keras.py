@@ -13,6 +13,7 @@ from lstmx.cells.conv_lstm import ConvLSTM
 from lstmx.convert.keras import from_weights, to_config, to_weights
 
 os.environ["KERAS_BACKEND"] = "jax"
+pytestmark = pytest.mark.conformance
 keras = pytest.importorskip("keras", reason="Keras is the oracle")
 if keras.backend.backend() != "jax":
     pytest.skip("Keras was imported with another backend than JAX", allow_module_level=True)

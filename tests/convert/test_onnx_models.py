@@ -11,6 +11,7 @@ import lstmx
 from lstmx.convert import onnx as convert
 
 onnx = pytest.importorskip("onnx", reason="onnx makes the models of this test")
+pytestmark = pytest.mark.conformance
 
 NODES = {
     "lstm": random_node("LSTM", {"hidden_size": H, "clip": 0.7, "input_forget": 1}, dtype=np.float32),

@@ -63,6 +63,7 @@ def test_a_cell_and_a_bidirectional_are_stacks_of_one():
     conversions.assert_same_bits(cell, to_state_dict(stacked(lstmx.LSTM(4)), (params.forward,)))
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_import_and_export_add_the_biases_up(kind):
     torch = pytest.importorskip("torch")
@@ -79,6 +80,7 @@ def test_import_and_export_add_the_biases_up(kind):
         conversions.assert_same_bits(found[name], expected)
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.usefixtures("double")
 def test_torch_takes_and_gives_every_type(dtype):
@@ -206,6 +208,7 @@ def test_wrong_params_are_named():
         to_state_dict(stacked(cell, 2), (params, params))
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.usefixtures("double")
 def test_files_of_and_for_the_safetensors_package(tmp_path, dtype):
@@ -220,6 +223,7 @@ def test_files_of_and_for_the_safetensors_package(tmp_path, dtype):
     conversions.assert_same_bits(package.load_file(tmp_path / "ours"), state_dict)
 
 
+@pytest.mark.conformance
 def test_torch_reads_our_files(tmp_path):
     package = pytest.importorskip("safetensors.torch")
     torch = pytest.importorskip("torch")
@@ -231,6 +235,7 @@ def test_torch_reads_our_files(tmp_path):
     conversions.assert_same_bits(from_state_dict(layer.state_dict())[1], params)
 
 
+@pytest.mark.conformance
 def test_types_in_one_file(tmp_path):
     pytest.importorskip("safetensors")
     from safetensors import safe_open

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import torch
 from flax import nnx
 
 import lstmx.convert.torch
@@ -70,8 +69,10 @@ def test_the_model_is_the_loop_over_each_row(pooling, cell, num_layers):
     np.testing.assert_allclose(logits[3], model.output.bias[...], atol=1e-7)
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_the_model_is_that_of_torch(pooling):
+    torch = pytest.importorskip("torch", reason="torch is the oracle")
     model = make(pooling=pooling)
     state = lstmx.convert.torch.to_state_dict(model.recurrent.network, model.recurrent.parameters())
     lstm = torch.nn.LSTM(5, 4, bidirectional=True, batch_first=True)

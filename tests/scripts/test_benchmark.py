@@ -46,6 +46,12 @@ def torch_rivals():
     return torch_rivals
 
 
+def onnx_rivals():
+    for package in ("onnxruntime", "onnx"):
+        pytest.importorskip(package, reason="onnxruntime is a rival")
+    return rivals
+
+
 def numpy_outputs(shape):
     """The LSTM's outputs `[T, B, H]` and final c, step by step in float64."""
     xs, kernel, recurrent, bias = (array.astype(np.float64) for array in problems.arrays(shape))
@@ -84,6 +90,7 @@ def test_layers_of_jax_compute_the_lstm(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(d_params)) == 4 * 4 * (3 + 4 + 1)
 
 
+@pytest.mark.conformance
 def test_torch_computes_the_same_layer_and_gradients():
     torch_layer = torch_rivals().layer
     ys, c = numpy_outputs(SHAPE)
@@ -97,10 +104,9 @@ def test_torch_computes_the_same_layer_and_gradients():
     np.testing.assert_allclose(module.weight_hh_l0.grad.T, d_params.recurrent["kernel"], **CLOSE)
 
 
+@pytest.mark.conformance
 def test_onnxruntime_computes_the_same_layer():
-    for package in ("onnxruntime", "onnx"):
-        pytest.importorskip(package, reason="onnxruntime is a rival")
-    y, h, _ = rivals.onnx_layer(SHAPE)()
+    y, h, _ = onnx_rivals().onnx_layer(SHAPE)()
     ys, _ = numpy_outputs(SHAPE)
     np.testing.assert_allclose(y[:, 0], ys, **CLOSE)
     np.testing.assert_allclose(h[0], ys[-1], **CLOSE)
@@ -116,13 +122,17 @@ def streams():
     yield "flax", lambda: rivals.flax_step(STEP), lambda y: y
     yield "torch LSTM", lambda: torch_rivals().step(STEP, "LSTM"), lambda state: state[0][0]
     yield "torch LSTMCell", lambda: torch_rivals().step(STEP, "LSTMCell"), lambda state: state[0]
-    yield "onnxruntime", lambda: rivals.onnx_step(STEP), lambda y: y[0, 0]
+    yield "onnxruntime", lambda: onnx_rivals().onnx_step(STEP), lambda y: y[0, 0]
 
 
-@pytest.mark.parametrize(("make", "output"), [case[1:] for case in streams()], ids=[c[0] for c in streams()])
+STREAMS = [
+    pytest.param(*case, id=name, marks=[] if name in ("scan", "step", "flax") else pytest.mark.conformance)
+    for name, *case in streams()
+]
+
+
+@pytest.mark.parametrize(("make", "output"), STREAMS)
 def test_streams_carry_their_state(make, output):
-    if make is list(streams())[-1][1]:
-        pytest.importorskip("onnxruntime", reason="onnxruntime is a rival")
     xs = problems.arrays(STEP).xs
     repeated = problems.Arrays(np.repeat(xs, 3, axis=0), *problems.arrays(STEP)[1:])
     with pytest.MonkeyPatch.context() as patch:
@@ -133,6 +143,7 @@ def test_streams_carry_their_state(make, output):
         np.testing.assert_allclose(np.asarray(output(run())), y, **CLOSE)
 
 
+@pytest.mark.conformance
 def test_ragged_rivals_have_the_same_loss():
     ys, _ = numpy_outputs(SHAPE)
     keep = np.arange(5)[:, None] < LENGTHS
@@ -168,6 +179,7 @@ def test_lengths_fill_their_share(fill):
     assert lengths.sum() / (64 * 200) == pytest.approx(fill, abs=0.005)
 
 
+@pytest.mark.conformance
 def test_the_paired_process_flushes_denormals_and_this_one_does_not():
     here = torch_rivals()
     from scripts.benchmarks.paired import PairedProcess
@@ -327,6 +339,7 @@ def test_missing_rivals_are_left_out(monkeypatch, capsys):
     assert "onnxruntime and onnx not installed: onnxruntime is left out" in said
 
 
+@pytest.mark.conformance
 def test_only_those_asked_for_take_part():
     field = rivals.Field(torch=True, onnxruntime=True, only=("reference", "onnxruntime"))
     pytest.importorskip("torch", reason="torch is a rival")

@@ -21,6 +21,7 @@ def torch_rivals():
     return torch_rivals
 
 
+@pytest.mark.conformance
 def test_models_are_the_same():
     problem = models.problems(quick=True)[0]
     run = models.lstmx_step(problem)
@@ -34,6 +35,7 @@ def test_models_are_the_same():
     assert sum(p.numel() for p in torch_model.parameters()) == count + 2 * 4 * 16
 
 
+@pytest.mark.conformance
 def test_the_models_of_torch_learn():
     arguments = ((4, 3), {"vocabulary": 5, "embedding": 4, "units": 6, "layers": 2, "dropout": 0.0})
     for rule, rate in (("adam", 0.01), ("sgd", 1.0)):
@@ -42,6 +44,7 @@ def test_the_models_of_torch_learn():
         assert losses[-1] < 0.97 * losses[0]
 
 
+@pytest.mark.conformance
 def test_forecasters_are_the_same_and_learn():
     problem = forecasters.problems(quick=True)[0]
     run = forecasters.lstmx_step(problem)
