@@ -15,7 +15,7 @@ import variants
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
-LOCAL = {"lstmx", "experiments", "scripts", *(path.stem for path in TESTS)}
+LOCAL = {"lstmx", "experiments", "scripts", *(part.removesuffix(".py") for path in TESTS for part in path.parts)}
 
 
 @functools.cache
