@@ -15,7 +15,8 @@ import variants
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
-LOCAL = {"lstmx", "experiments", "scripts", *(part.removesuffix(".py") for path in TESTS for part in path.parts)}
+NAMES = {part.removesuffix(".py") for path in TESTS for part in path.parts}
+LOCAL = {"lstmx", "experiments", "scripts", *NAMES}
 
 
 @functools.cache
