@@ -69,21 +69,26 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("cross_section") is not None:
             tests.setdefault(item.nodeid.split("[")[0], []).append(item)
-    for name, cases in tests.items():
-        (n,) = cases[0].get_closest_marker("cross_section").args
+    for cases in tests.values():
+        taken = _cross_section(cases, *cases[0].get_closest_marker("cross_section").args)
         for case in cases:
-            if cases.index(case) % n:
+            if case not in taken:
                 case.add_marker(pytest.mark.full)
-        missing = _values(cases).keys() - _values(cases[::n])
-        if missing:
-            values = [_values(cases)[key] for key in missing]
-            raise pytest.UsageError(f"{name}: cross_section({n}) has no case with {values}")
+
+
+def _cross_section(cases, n):
+    """Every n-th case; and of a product also the first case with each value that none of these has."""
+    taken = cases[::n]
+    if len(cases[0].callspec.params) > 1:
+        for case in cases:
+            if not _values([case]) <= _values(taken):
+                taken.append(case)
+    return taken
 
 
 def _values(cases):
     """The values that parameters have in some cases of a test."""
-    pairs = [pair for case in cases for pair in case.callspec.params.items()]
-    return {(name, id(value)): (name, value) for name, value in pairs}
+    return {(name, id(value)) for case in cases for name, value in case.callspec.params.items()}
 
 
 def _misses_a_package(excinfo):

@@ -26,6 +26,7 @@ def params_of(network, nested):
     return unnest(nested, layout_of(jax.eval_shape(lambda: network.init(KEY, 5))))
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", oracles.CELLS)
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 @pytest.mark.parametrize("reverse", [False, True])
@@ -65,6 +66,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_layer_is_scan(name, options):

@@ -35,6 +35,7 @@ def cell_and_module(name, seed=0):
     return cell, lstmx.nnx.Cell(cell, 5, rngs=nnx.Rngs(seed))
 
 
+@pytest.mark.cross_section(3)
 @cells
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 @pytest.mark.parametrize("reverse", [False, True])
@@ -99,6 +100,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_layer_is_scan(name, options):

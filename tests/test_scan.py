@@ -22,6 +22,7 @@ def keep_of(lengths, steps):
     return np.arange(steps)[:, None] < np.asarray(lengths)
 
 
+@pytest.mark.cross_section(5)
 @cells
 @implementations
 @pytest.mark.parametrize("reverse", [False, True])
@@ -88,6 +89,7 @@ def test_single_precision(name, implementation):
     assert oracles.relative_error(got, expected) <= 1e-5
 
 
+@pytest.mark.cross_section(5)
 @cells
 @implementations
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
@@ -117,6 +119,7 @@ def test_step_is_scan_of_one(name, implementation):
     assert oracles.relative_error(state, final) <= 1e-6
 
 
+@pytest.mark.cross_section(3)
 @cells
 @implementations
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

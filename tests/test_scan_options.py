@@ -29,6 +29,7 @@ def ids_of(packed):
     return ids
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize(
     "make", [lstmx.LSTM, functools.partial(lstmx.GRU, learn_initial_state=True), lstmx.MinGRU]
 )
@@ -73,6 +74,7 @@ def test_segment_ids_under_jit():
     assert oracles.relative_error(got, lstmx.scan(cell, params, xs, segment_ids=ids)) <= 1e-6
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", ["lstm-gate-recurrence", "gru", "slstm", "zoneout", "lstm-ba-projection"])
 @implementations
 @reversals
@@ -156,6 +158,7 @@ def test_states_are_batch_major_in_flax():
     np.testing.assert_allclose(states[1].c[:, -1], state[1].c, rtol=1e-6)
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("remat", [1, 2, 3, 6, 7, 20, "sqrt"])
 @reversals
 @pytest.mark.usefixtures("double")

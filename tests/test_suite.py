@@ -86,7 +86,6 @@ def test_foreign_imports_are_seen():
 
 SAMPLE = """
 import pytest
-import variants
 
 @pytest.mark.conformance
 def test_marked():

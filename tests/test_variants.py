@@ -15,7 +15,8 @@ import lstmx
 from lstmx.nested import layout_of, nest
 
 pytestmark = pytest.mark.usefixtures("double")
-every = pytest.mark.parametrize("name", variants.cross_section(variants.EVERY))
+# All of one variant together, since they share results.
+every = pytest.mark.parametrize("name", variants.cross_section(variants.EVERY), scope="module")
 HAVE_STEPS = [name for name, (_, step) in variants.VARIANTS.items() if step is not None]
 # Of each variant two of the three ways to remember, under different options.
 WAYS = {"mask and resets": (None, 3), "reverse, lengths and resets": ("gates",)}
@@ -25,7 +26,7 @@ def key_of(name):
     return jax.random.key(3) if name in variants.REGULARIZED else None
 
 
-@pytest.mark.parametrize("name", variants.cross_section(HAVE_STEPS))
+@pytest.mark.parametrize("name", variants.cross_section(HAVE_STEPS), scope="module")
 @pytest.mark.parametrize("options", WAYS)
 def test_reference_is_the_loop_over_rows(name, options):
     values, _ = variants.results(name, options, "reference")

@@ -37,6 +37,7 @@ def matmul_types(jaxpr):
                     yield from matmul_types(inner)
 
 
+@pytest.mark.cross_section(5)
 @cells
 @halves
 @implementations
@@ -61,6 +62,7 @@ CARRIED = {
 }
 
 
+@pytest.mark.cross_section(3)
 @cells
 @halves
 @implementations
@@ -103,6 +105,7 @@ def many_steps(name, dtype, implementation):
     return ys, gradients
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", ["lstm", "gru", "elman"])
 @halves
 @implementations
@@ -195,6 +198,7 @@ def long_run(name, dtype):
     return np.asarray(ys, np.float64), final
 
 
+@pytest.mark.cross_section(4)
 @pytest.mark.parametrize("name", DRIFTING)
 @halves
 @pytest.mark.usefixtures("double")

@@ -37,6 +37,7 @@ def fresh_case(cell, steps):
     return (params, 3 * xs), np.random.default_rng(1).random((steps, 3)) < 0.2
 
 
+@pytest.mark.cross_section(3)
 @forget_gates
 @pytest.mark.parametrize("num_heads", [1, 2])
 @pytest.mark.parametrize("remat", [None, "gates"])

@@ -20,6 +20,7 @@ def blob_of(num_layers, bidirectional, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=size) / 2)
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("lengths", [[5, 5], [5, 2]])
 @pytest.mark.parametrize(("num_layers", "bidirectional"), SIZES)
 @pytest.mark.usefixtures("double")

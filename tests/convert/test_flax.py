@@ -63,6 +63,7 @@ def looped(step):
     return run
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", NNX)
 @pytest.mark.usefixtures("double")
 def test_values_and_gradients_of_nnx(name):
@@ -77,6 +78,7 @@ def test_values_and_gradients_of_nnx(name):
     conversions.assert_equal_functions(lambda weights: from_nnx(weights, **told), looped(step), weights)
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", LINEN)
 @pytest.mark.usefixtures("double")
 def test_values_and_gradients_of_linen(name):

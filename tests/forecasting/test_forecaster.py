@@ -103,6 +103,7 @@ def test_saved_and_loaded_it_says_the_same(fitted, tmp_path):
         LSTMForecaster.load(tmp_path)
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("kind", ["pandas", "polars"])
 @pytest.mark.parametrize(("times", "freq"), [("integers", None), ("Europe/Berlin", None), ("months", "ME")])
 def test_loaded_it_has_the_series(kind, times, freq, tmp_path):

@@ -51,6 +51,7 @@ def case_of(name, options, steps):
     return case, chosen, results(CELLS[name], case, implementation="reference", **chosen)
 
 
+@pytest.mark.cross_section(2)
 @pytest.mark.parametrize(
     ("name", "options", "steps"),
     [

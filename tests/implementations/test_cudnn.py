@@ -83,6 +83,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize(
     ("name", "lengths", "reverse"),
     [
@@ -113,6 +114,7 @@ def test_batch_axes():
     assert oracles.relative_error(found, expected) <= TOLERANCE
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize(("steps", "batch"), [(0, (2,)), (3, (0,)), (1, (1,)), (2, ())])
 @pytest.mark.parametrize("name", ["cell", "deep"])
 def test_the_least_sizes(name, steps, batch):
@@ -147,6 +149,7 @@ PLAIN_CALLS = {
 }
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", PLAIN_CALLS)
 def test_one_call_where_it_can_be_and_otherwise_one_a_layer(name):
     net, options, count = PLAIN_CALLS[name]

@@ -42,6 +42,7 @@ def expected_gradients(name, options):
     return quick_gradients(*double_case(name), implementation="reference", **OPTIONS[options])
 
 
+@pytest.mark.cross_section(5)
 @cells
 @pytest.mark.parametrize("options", OPTIONS)
 @remats
@@ -116,6 +117,7 @@ def forced(monkeypatch):
     driver.clear_cache()
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.usefixtures("double")
@@ -127,6 +129,7 @@ def test_weight_gradients_added_up_in_the_loop(name, options, forced):
     assert oracles.relative_error(got, expected_gradients(name, options)) <= 1e-12
 
 
+@pytest.mark.cross_section(5)
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 @pytest.mark.parametrize("chunk", [1, 3, 7])  # of seven steps: each alone; two chunks and a rest; all
 @pytest.mark.parametrize("options", ["mask and resets", "reverse, lengths and resets"])
@@ -292,6 +295,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.usefixtures("double")
@@ -352,6 +356,7 @@ def test_forward_mode_names_the_way_out(transform, remat):
         FORWARD[transform](lambda xs: loss(params, xs, state), xs)
 
 
+@pytest.mark.cross_section(3)
 @cells
 @remats
 @pytest.mark.usefixtures("double")

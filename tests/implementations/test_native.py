@@ -24,6 +24,7 @@ MORE_OPTIONS = {
 }
 
 
+@pytest.mark.cross_section(4)
 @compiled
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -39,6 +40,7 @@ def test_values_and_gradients_are_those_of_float64(name, options):
     assert_exact(cell, case_of(cell), **MORE_OPTIONS[options])
 
 
+@pytest.mark.cross_section(4)
 @compiled
 @each
 @pytest.mark.parametrize("batch", [(), (2, 3), (2, 1, 2)])
@@ -74,6 +76,7 @@ LARGE = {
 }
 
 
+@pytest.mark.cross_section(5)
 @compiled
 @each
 @pytest.mark.parametrize("sizes", LARGE)
@@ -218,6 +221,7 @@ def test_the_same_bits_every_time(name):
         busy.join()
 
 
+@pytest.mark.cross_section(4)
 @compiled
 @each
 @pytest.mark.parametrize(("steps", "batch"), [(0, 2), (3, 0), (0, 0)])

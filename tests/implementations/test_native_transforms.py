@@ -51,6 +51,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.cross_section(5)
 @compiled
 @both
 @pytest.mark.parametrize("transform", TRANSFORMS)

@@ -90,6 +90,7 @@ def assert_near(got, want, tolerance=TOLERANCE):
         assert error <= tolerance * np.linalg.norm(y), f"{jax.tree_util.keystr(path)}: {error}"
 
 
+@pytest.mark.cross_section(4)
 @cases
 def test_float64(name):
     hidden, batch, steps, options = CASES[name]

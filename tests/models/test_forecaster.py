@@ -112,6 +112,7 @@ def one_direct(model, row, patch, stride, readout, historic):
     return raw
 
 
+@pytest.mark.cross_section(3)
 @pytest.mark.parametrize("readout", ["last", "all"])
 @pytest.mark.parametrize(("patch", "stride"), [(1, 1), (4, 4), (4, 3), (11, 2)])
 @pytest.mark.parametrize("historic", [False, True])

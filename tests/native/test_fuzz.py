@@ -8,6 +8,7 @@ import pytest
 from lstmx.implementations.native import library
 
 
+@pytest.mark.full
 def test_random_problems(tmp_path):
     try:
         compiler = library._compiler()

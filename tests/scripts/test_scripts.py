@@ -195,6 +195,7 @@ def test_help_and_wrong_options_answer_at_once():
         assert expected in done.stdout + done.stderr
 
 
+@pytest.mark.full
 def test_killed_several_times_it_ends_with_the_same_bits(tmp_path, text):
     options = [
         *TINY,

@@ -120,6 +120,7 @@ sys.exit(cli.main(experiments.load, []))
 """
 
 
+@pytest.mark.cross_section(2)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_while_saving(tmp_path, finish, uninterrupted, moment):
     where, call = MOMENTS[moment]

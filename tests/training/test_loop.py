@@ -83,6 +83,7 @@ def test_logging_and_saving_do_not_change_the_bits(tmp_path):
     assert checkpoints.saved_steps(tmp_path / "b") == [20]
 
 
+@pytest.mark.cross_section(2)
 @pytest.mark.parametrize("stops", [(1,), (7, 8), (10, 19)])
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, stops):
     whole = run_toy(tmp_path / "whole")
