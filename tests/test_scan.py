@@ -22,6 +22,7 @@ def keep_of(lengths, steps):
     return np.arange(steps)[:, None] < np.asarray(lengths)
 
 
+@pytest.mark.optimized
 @pytest.mark.cross_section(5)
 @cells
 @implementations

@@ -24,6 +24,7 @@ MORE_OPTIONS = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.cross_section(4)
 @compiled
 @pytest.mark.parametrize(
