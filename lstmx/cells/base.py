@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from lstmx.cells import initializers
+
 PyTree = Any
 State = PyTree
 
@@ -178,35 +180,6 @@ def dense_input_shape(params: Params) -> tuple[int, ...]:
     return params.input["kernel"].shape[:1]
 
 
-def input_kernel(key: jax.Array, input_size: int, units: int, gates: int, dtype: DTypeLike) -> jax.Array:
-    """A kernel `[D, gates * H]`, normal with variance 1/D (LeCun et al. 1998)."""
-    return jax.nn.initializers.lecun_normal()(key, (input_size, gates * units), dtype)
-
-
-def recurrent_kernel(
-    key: jax.Array, size: int, units: int, gates: int, dtype: DTypeLike, num_heads: int = 1
-) -> jax.Array:
-    """A kernel `[P, gates * H]`, orthogonal for each gate (Saxe et al. 2014) and head.
-
-    Args:
-      key: of the draw.
-      size: P, features of what the map reads.
-      units: H.
-      gates: the number of gates.
-      dtype: of the kernel.
-      num_heads: N; more than one gives the block-diagonal `[N, P/N, gates, H/N]` of `affine`.
-    """
-    # QR has no half-precision form, so the draw is made in float32 at least.
-    draw = jax.nn.initializers.orthogonal()
-    wide = jnp.promote_types(dtype, jnp.float32)
-    shape = (size // num_heads, units // num_heads)
-    blocks = [draw(k, shape, wide) for k in jax.random.split(key, num_heads * gates)]
-    if num_heads == 1:
-        return jnp.concatenate(blocks, axis=-1).astype(dtype)
-    blocks = jnp.stack(blocks).reshape(num_heads, gates, *shape)
-    return jnp.moveaxis(blocks, 1, 2).astype(dtype)
-
-
 def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The type of a state that integrates over time: float32 where the compute type is narrower.
 
@@ -237,14 +210,20 @@ def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
 def resolved(cell: Cell, params: PyTree, x: ArrayLike) -> Cell:
     """The same cell with its compute type settled: `cell.dtype`, else promoted from parameters and input."""
     if cell.dtype is not None:
-        return cell
+        return with_dtype(cell, cell.dtype) if initializers.names_in(cell) else cell
     dtype = jnp.result_type(*jax.tree.leaves(params), x)
     return with_dtype(cell, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
 
 
 def with_dtype(cell: Cell, dtype: DTypeLike) -> Cell:
-    """The same cell, computing in `dtype`."""
-    return cell.with_dtype(dtype) if hasattr(cell, "with_dtype") else dataclasses.replace(cell, dtype=dtype)
+    """The same cell, computing in `dtype`, and without initializers: no step reads them.
+
+    Cells that differ only in initializers thus share compiled code, as do cells that were given
+    `jax.nn.initializers.normal()`, which makes another function each time, twice.
+    """
+    if hasattr(cell, "with_dtype"):
+        return cell.with_dtype(dtype)
+    return dataclasses.replace(cell, dtype=dtype, **dict.fromkeys(initializers.names_in(cell)))
 
 
 def validate(cell: Cell) -> None:
@@ -252,7 +231,7 @@ def validate(cell: Cell) -> None:
 
     Raises:
       ValueError: if a size or a clip is out of range, or `num_heads` does not divide `hidden_size`.
-      TypeError: if a size is no integer, or a dtype no floating type.
+      TypeError: if a size is no integer, a dtype no floating type, or an initializer no function.
     """
     for name in ("hidden_size", "num_heads", "projection_size"):
         size = getattr(cell, name, None)
@@ -280,6 +259,7 @@ def validate(cell: Cell) -> None:
             raise TypeError(f"{name} must be a floating type, got {dtype.name}")
         # Equal cells must hash alike, however their types were written.
         object.__setattr__(cell, name, dtype)
+    initializers.check(cell)
 
 
 def require_input_size(input_size: int) -> None:

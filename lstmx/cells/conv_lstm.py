@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from lstmx.cells import activations, base, lstm
+from lstmx.cells import activations, base, initializers, lstm
 from lstmx.cells.activations import Activation, resolve
+from lstmx.cells.initializers import Initializer
 from lstmx.cells.lstm import LSTMState
 
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
@@ -46,6 +47,10 @@ class ConvLSTM:
       dtype: type of the convolutions; None promotes from parameters and inputs. `c` is kept in float32 at
         least.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of `recurrent.kernel`; None for orthogonal.
+      bias_init: initializer of the bias, to which `forget_bias` is added; None for zeros.
 
     Parameters: `input.kernel` `[*kernel_size, D, 4H]`, `input.bias` `[4H]`, `recurrent.kernel`
     `[*kernel_size, H, 4H]`, gates in the order i, f, g, o; `update.peephole` with `i`, `f` and `o`, each
@@ -79,6 +84,9 @@ class ConvLSTM:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     has_candidate = True
 
@@ -116,14 +124,17 @@ class ConvLSTM:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
-        draw = jax.nn.initializers.lecun_normal()
-        input_params = {"kernel": draw(input_key, (*self.kernel_size, input_size, 4 * units), dtype)}
+        rows = (*self.kernel_size, input_size)
+        kernel = initializers.input_kernel(input_key, rows, units, 4, dtype, self.kernel_init)
+        input_params = {"kernel": kernel}
         if self.use_bias:
-            bias = jnp.zeros((4, units), dtype).at[1].set(self.forget_bias)
-            input_params["bias"] = bias.reshape(-1)
-        rows = math.prod(self.kernel_size) * units
-        kernel = base.recurrent_kernel(recurrent_key, rows, units, 4, dtype)
-        recurrent = {"kernel": kernel.reshape(*self.kernel_size, units, 4 * units)}
+            bias_key = jax.random.fold_in(key, 2)
+            bias = initializers.bias(bias_key, units, 4, dtype, self.bias_init)
+            forget = slice(units, 2 * units)
+            input_params["bias"] = initializers.changed(bias, bias.at[forget].add(self.forget_bias))
+        rows = (*self.kernel_size, units)
+        kernel = initializers.recurrent_kernel(recurrent_key, rows, units, 4, dtype, self.recurrent_init)
+        recurrent = {"kernel": kernel}
         update = ()
         if self.peephole:
             weights = jnp.zeros((*self.output_shape, units), dtype)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import activations, base
+from lstmx.cells import activations, base, initializers
 from lstmx.cells.activations import Activation, resolve
+from lstmx.cells.initializers import Initializer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Elman:
       learn_initial_state: whether the initial state is a parameter (zeros at first).
       dtype: type of the matmuls and of the state; None promotes from parameters and inputs.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of `recurrent.kernel`; None for orthogonal.
+      bias_init: initializer of the bias; None for zeros.
 
     Parameters: `input.kernel` `[D, H]`, `input.bias` `[H]`, `recurrent.kernel` `[H, H]` (with heads
     `[N, H/N, 1, H/N]`). The state is the array h `[*batch, H]`.
@@ -48,6 +53,9 @@ class Elman:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     input_shape = staticmethod(base.dense_input_shape)
@@ -68,13 +76,15 @@ class Elman:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
-        bias = {"bias": jnp.zeros(units, dtype)} if self.use_bias else {}
-        kernel = base.recurrent_kernel(recurrent_key, units, units, 1, dtype, num_heads=self.num_heads)
-        return base.Params(
-            input={"kernel": base.input_kernel(input_key, input_size, units, 1, dtype), **bias},
-            recurrent={"kernel": kernel},
-            initial=base.initial_params(self),
+        kernel = initializers.input_kernel(input_key, input_size, units, 1, dtype, self.kernel_init)
+        input_params = {"kernel": kernel}
+        if self.use_bias:
+            bias_key = jax.random.fold_in(key, 2)
+            input_params["bias"] = initializers.bias(bias_key, units, 1, dtype, self.bias_init)
+        kernel = initializers.recurrent_kernel(
+            recurrent_key, units, units, 1, dtype, self.recurrent_init, self.num_heads
         )
+        return base.Params(input_params, {"kernel": kernel}, initial=base.initial_params(self))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return jnp.zeros((*batch_shape, self.hidden_size), self.dtype or self.param_dtype)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import activations, base
+from lstmx.cells import activations, base, initializers
 from lstmx.cells.activations import Activation, resolve
+from lstmx.cells.initializers import Initializer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,10 @@ class GRU:
       dtype: type of the matmuls; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of `recurrent.kernel` and U_n; None for orthogonal.
+      bias_init: initializer of all biases; None for zeros.
 
     Parameters: `input.kernel` `[D, 3H]`, `input.bias` `[3H]`, `recurrent.kernel` `[H, 3H]`,
     `recurrent.bias` `[3H]`, gates in the order reset, update, n. Only the last third of the recurrent bias
@@ -65,6 +70,9 @@ class GRU:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     has_candidate = True
@@ -84,19 +92,23 @@ class GRU:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
-        bias = {"bias": jnp.zeros(3 * units, dtype)} if self.use_bias else {}
-        input_params = {"kernel": base.input_kernel(input_key, input_size, units, 3, dtype), **bias}
+        bias_keys = jax.random.split(jax.random.fold_in(key, 2))
+
+        def bias(key):
+            return {"bias": initializers.bias(key, units, 3, dtype, self.bias_init)} if self.use_bias else {}
 
         def kernel(key, gates):
-            return base.recurrent_kernel(key, units, units, gates, dtype, num_heads=self.num_heads)
+            return initializers.recurrent_kernel(
+                key, units, units, gates, dtype, self.recurrent_init, self.num_heads
+            )
 
+        input_kernel = initializers.input_kernel(input_key, input_size, units, 3, dtype, self.kernel_init)
+        input_params = {"kernel": input_kernel, **bias(bias_keys[0])}
         if self.reset_after:
-            recurrent, update = {"kernel": kernel(recurrent_key, 3), **bias}, ()
+            recurrent, update = {"kernel": kernel(recurrent_key, 3), **bias(bias_keys[1])}, ()
         else:
             gates_key, candidate_key = jax.random.split(recurrent_key)
             recurrent, update = {"kernel": kernel(gates_key, 2)}, {"kernel": kernel(candidate_key, 1)}
-            if self.num_heads == 1:
-                update["kernel"] = update["kernel"].reshape(units, units)
         return base.Params(input_params, recurrent, update, base.initial_params(self))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import activations, base
+from lstmx.cells import activations, base, initializers
 from lstmx.cells.activations import Activation, resolve
+from lstmx.cells.initializers import Initializer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,10 @@ class IndRNN:
       learn_initial_state: whether the initial state is a parameter (zeros at first).
       dtype: type of the matmuls and of the state; None promotes from parameters and inputs.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of u, called with shape `(H,)`; None for `recurrent_range`.
+      bias_init: initializer of the bias; None for zeros.
 
     Parameters: `input.kernel` `[D, H]`, `input.bias` `[H]`, `recurrent.scale` `[H]`, which is u. The state is
     the array h `[*batch, H]`.
@@ -53,6 +58,9 @@ class IndRNN:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     input_shape = staticmethod(base.dense_input_shape)
@@ -65,17 +73,23 @@ class IndRNN:
         if not low <= high:
             raise ValueError(f"recurrent_range must be (low, high) with low <= high, got {(low, high)}")
         object.__setattr__(self, "recurrent_range", (low, high))
+        if self.recurrent_init is not None and (low, high) != (0.0, 1.0):
+            raise ValueError(f"recurrent_range={(low, high)} has no effect with recurrent_init")
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
-        input_params = {"kernel": base.input_kernel(input_key, input_size, units, 1, dtype)}
+        kernel = initializers.input_kernel(input_key, input_size, units, 1, dtype, self.kernel_init)
+        input_params = {"kernel": kernel}
         if self.use_bias:
-            input_params["bias"] = jnp.zeros(units, dtype)
-        low, high = self.recurrent_range
-        recurrent = {"scale": jax.random.uniform(recurrent_key, (units,), dtype, low, high)}
-        return base.Params(input_params, recurrent, (), base.initial_params(self))
+            bias_key = jax.random.fold_in(key, 2)
+            input_params["bias"] = initializers.bias(bias_key, units, 1, dtype, self.bias_init)
+        if self.recurrent_init is None:
+            scale = jax.random.uniform(recurrent_key, (units,), dtype, *self.recurrent_range)
+        else:
+            scale = initializers.vector("recurrent_init", recurrent_key, units, dtype, self.recurrent_init)
+        return base.Params(input_params, {"scale": scale}, (), base.initial_params(self))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return jnp.zeros((*batch_shape, self.hidden_size), self.dtype or self.param_dtype)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import activations, base
+from lstmx.cells import activations, base, initializers
 from lstmx.cells.activations import Activation, resolve
+from lstmx.cells.initializers import Initializer
 
 
 class LSTMState(NamedTuple):
@@ -64,6 +65,12 @@ class LSTM:
       learn_initial_state: whether the initial state is a parameter (zeros at first).
       dtype: type of the matmuls; None promotes from parameters and inputs. `c` is kept in float32 at least.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate, and of `projection`; None for the
+        default. Initializers are functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of `recurrent.kernel` (None for orthogonal) and `gate_recurrence` (None for
+        that of kernels).
+      bias_init: initializer of the bias, to which `forget_bias` is added; `chrono` draws b_f and b_i instead.
+        None for zeros.
 
     Parameters: `input.kernel` `[D, K]`, `input.bias` `[K]`, `recurrent.kernel` `[H, K]`; K = 4H, gates in the
     order i, f, g, o, those left out that an option takes away. With heads `recurrent.kernel` is
@@ -108,6 +115,9 @@ class LSTM:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     has_candidate = True
@@ -145,7 +155,8 @@ class LSTM:
         units, gates, dtype = self.hidden_size, len(self.gate_names), self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         bias_key, extra_key = jax.random.split(jax.random.fold_in(key, 2))
-        input_params = {"kernel": base.input_kernel(input_key, input_size, units, gates, dtype)}
+        kernel = initializers.input_kernel(input_key, input_size, units, gates, dtype, self.kernel_init)
+        input_params = {"kernel": kernel}
         bias = {"bias": self._bias(bias_key)} if self.use_bias else {}
         update = self._update_params(extra_key)
         if self.layer_norm == "per_gate":
@@ -154,8 +165,8 @@ class LSTM:
             input_params |= bias
         if self.layer_norm in ("ba", "fastrnns"):
             input_params["scale"] = jnp.ones(gates * units, dtype)
-        kernel = base.recurrent_kernel(
-            recurrent_key, self.output_size, units, gates, dtype, num_heads=self.num_heads
+        kernel = initializers.recurrent_kernel(
+            recurrent_key, self.output_size, units, gates, dtype, self.recurrent_init, self.num_heads
         )
         return base.Params(input_params, {"kernel": kernel}, update or (), base.initial_params(self))
 
@@ -211,6 +222,7 @@ class LSTM:
         """Whether no option changes the step from that of Gers et al. 2000."""
         plain = LSTM(self.hidden_size, num_heads=self.num_heads)
         shape = ("forget_bias", "use_bias", "chrono", "learn_initial_state", "dtype", "param_dtype")
+        shape += initializers.FIELDS
         return dataclasses.replace(plain, **{name: getattr(self, name) for name in shape}) == self
 
     def _gates_and_cell(self, params, state, z, r, candidate_mask=None):
@@ -261,16 +273,19 @@ class LSTM:
         return params["scale"][rows], params["bias"][rows] if "bias" in params else None
 
     def _bias(self, key):
-        bias = {name: jnp.zeros(self.hidden_size, self.param_dtype) for name in self.gate_names}
+        names, dtype = self.gate_names, self.param_dtype
+        drawn_key = jax.random.fold_in(key, 1)
+        drawn = initializers.bias(drawn_key, self.hidden_size, len(names), dtype, self.bias_init)
+        bias = dict(zip(names, jnp.split(drawn, len(names)), strict=True))
         if self.chrono is not None:
             draw = jax.random.uniform(key, (self.hidden_size,), minval=1.0, maxval=self.chrono - 1)
-            memory = jnp.log(draw).astype(self.param_dtype)
+            memory = jnp.log(draw).astype(dtype)
             bias["f"] = memory
             if "i" in bias:
                 bias["i"] = -memory
         elif self.forget_gate:
-            bias["f"] = bias["f"] + jnp.asarray(self.forget_bias, self.param_dtype)
-        return jnp.concatenate(list(bias.values()))
+            bias["f"] = bias["f"] + jnp.asarray(self.forget_bias, dtype)
+        return initializers.changed(drawn, jnp.concatenate(list(bias.values())))
 
     def _update_params(self, key):
         units, dtype = self.hidden_size, self.param_dtype
@@ -279,10 +294,15 @@ class LSTM:
         if self.peephole:
             params["peephole"] = {name: jnp.zeros(units, dtype) for name in self._gates_proper}
         if self.projection_size is not None:
-            params["projection"] = base.input_kernel(projection_key, units, self.projection_size, 1, dtype)
+            params["projection"] = initializers.input_kernel(
+                projection_key, units, self.projection_size, 1, dtype, self.kernel_init
+            )
         if self.gate_recurrence:
             count = len(self._gates_proper)
-            params["gate_recurrence"] = base.input_kernel(gates_key, count * units, units, count, dtype)
+            draw = initializers.input_kernel if self.recurrent_init is None else initializers.recurrent_kernel
+            params["gate_recurrence"] = draw(
+                gates_key, count * units, units, count, dtype, self.recurrent_init
+            )
         if self.layer_norm in ("ba", "fastrnns"):
             params["recurrent_scale"] = jnp.ones(len(self.gate_names) * units, dtype)
             params |= {"cell_scale": jnp.ones(units, dtype), "cell_bias": jnp.zeros(units, dtype)}

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import activations, base
+from lstmx.cells import activations, base, initializers
 from lstmx.cells.activations import Activation, resolve
+from lstmx.cells.initializers import Initializer
 
 _RESETS = ("after", "before", "none")
 
@@ -40,6 +41,10 @@ class MGU:
       dtype: type of the matmuls; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of `recurrent.kernel` and U_n; None for orthogonal.
+      bias_init: initializer of all biases; `forget_bias` is added to b_f. None for zeros.
 
     Parameters: `input.kernel` `[D, 2H]`, `input.bias` `[2H]`, `recurrent.kernel` `[H, 2H]`, in the order f,
     n, and b', `recurrent.bias` `[H]`, with `reset="after"` alone. With `reset="before"` U_f is
@@ -67,6 +72,9 @@ class MGU:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     has_candidate = True
@@ -83,15 +91,21 @@ class MGU:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
-        input_params = {"kernel": base.input_kernel(input_key, input_size, units, 2, dtype)}
+        kernel = initializers.input_kernel(input_key, input_size, units, 2, dtype, self.kernel_init)
+        input_params = {"kernel": kernel}
+        bias_keys = jax.random.split(jax.random.fold_in(key, 2))
         if self.use_bias:
-            input_params["bias"] = jnp.zeros(2 * units, dtype).at[:units].set(self.forget_bias)
-        kernel = base.recurrent_kernel(recurrent_key, units, units, 2, dtype)
+            bias = initializers.bias(bias_keys[0], units, 2, dtype, self.bias_init)
+            input_params["bias"] = initializers.changed(bias, bias.at[:units].add(self.forget_bias))
+        kernel = initializers.recurrent_kernel(recurrent_key, units, units, 2, dtype, self.recurrent_init)
         recurrent, update = {"kernel": kernel}, ()
         if self.reset == "before":
-            recurrent, update = {"kernel": kernel[:, :units]}, {"kernel": kernel[:, units:]}
+            of_gate, of_candidate = (
+                initializers.changed(kernel, half) for half in jnp.split(kernel, 2, axis=1)
+            )
+            recurrent, update = {"kernel": of_gate}, {"kernel": of_candidate}
         elif self.reset == "after" and self.use_bias:
-            recurrent["bias"] = jnp.zeros(units, dtype)
+            recurrent["bias"] = initializers.bias(bias_keys[1], units, 1, dtype, self.bias_init)
         return base.Params(input_params, recurrent, update, base.initial_params(self))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import base
+from lstmx.cells import base, initializers
+from lstmx.cells.initializers import Initializer
 
 
 def positive(x: jax.Array) -> jax.Array:
@@ -47,6 +48,9 @@ class MinGRU:
       dtype: type of the matmul; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      bias_init: initializer of the bias; None for zeros.
 
     Parameters: `input.kernel` `[D, 2H]`, `input.bias` `[2H]`, in the order u, n. The state is the array h
     `[*batch, H]`.
@@ -69,6 +73,8 @@ class MinGRU:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     input_shape = staticmethod(base.dense_input_shape)
@@ -128,6 +134,9 @@ class MinLSTM:
       dtype: type of the matmul; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      bias_init: initializer of the bias, to which `forget_bias` is added; None for zeros.
 
     Parameters: `input.kernel` `[D, 3H]`, `input.bias` `[3H]`, in the order i, f, g. The state is the array h
     `[*batch, H]`.
@@ -151,6 +160,8 @@ class MinLSTM:
     learn_initial_state: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     input_shape = staticmethod(base.dense_input_shape)
@@ -163,7 +174,8 @@ class MinLSTM:
         params = _init(self, key, input_size, 3)
         if self.use_bias:
             forget = slice(self.hidden_size, 2 * self.hidden_size)
-            params.input["bias"] = params.input["bias"].at[forget].set(self.forget_bias)
+            bias = params.input["bias"]
+            params.input["bias"] = initializers.changed(bias, bias.at[forget].add(self.forget_bias))
         return params
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
@@ -205,9 +217,11 @@ def _validate(cell) -> None:
 def _init(cell, key: jax.Array, input_size: int, gates: int) -> base.Params:
     base.require_input_size(input_size)
     units, dtype = cell.hidden_size, cell.param_dtype
-    input_params = {"kernel": base.input_kernel(key, input_size, units, gates, dtype)}
+    kernel = initializers.input_kernel(key, input_size, units, gates, dtype, cell.kernel_init)
+    input_params = {"kernel": kernel}
     if cell.use_bias:
-        input_params["bias"] = jnp.zeros(gates * units, dtype)
+        bias_key = jax.random.fold_in(key, 1)
+        input_params["bias"] = initializers.bias(bias_key, units, gates, dtype, cell.bias_init)
     return base.Params(input_params, {}, (), base.initial_params(cell))
 
 

@@ -3,10 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import base
+from lstmx.cells import base, initializers
+from lstmx.cells.initializers import Initializer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Mogrifier:
       rounds: the number of rounds; the paper finds 5 best.
       rank: of the factorised Q and R; None for full matrices.
       use_bias: whether rounds have biases (the paper's equations have none, its code has).
+      kernel_init: initializer of the rounds' matrices; None for that of input kernels. The cell has its own.
+      bias_init: initializer of the rounds' biases; None for zeros.
 
     Parameters: `update.cell`, those of the cell, and `update.rounds`, for each round `kernel` `[H, D]` or
     `[D, H]` (with a rank `down` and `kernel`) and `bias`.
@@ -44,6 +46,8 @@ class Mogrifier:
     rounds: int = 5
     rank: int | None = None
     use_bias: bool = True
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
 
@@ -52,6 +56,7 @@ class Mogrifier:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank must be at least 1 or None, got {self.rank}")
+        initializers.check(self)
         if hasattr(self.cell, "scan"):
             raise TypeError(f"a Mogrifier wraps a cell, got the network {type(self.cell).__name__}")
         if self.cell.num_feature_axes != 1:
@@ -87,7 +92,8 @@ class Mogrifier:
 
     def with_dtype(self, dtype: DTypeLike) -> "Mogrifier":
         """The same, computing in `dtype`."""
-        return dataclasses.replace(self, cell=base.with_dtype(self.cell, dtype))
+        inits = dict.fromkeys(initializers.names_in(self))
+        return dataclasses.replace(self, cell=base.with_dtype(self.cell, dtype), **inits)
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         cell_key, *keys = jax.random.split(key, 1 + self.rounds)
@@ -134,15 +140,20 @@ class Mogrifier:
         return x, h
 
     def _round(self, key, size, to_size):
-        dtype = self.param_dtype
-        bias = {"bias": jnp.zeros(to_size, dtype)} if self.use_bias else {}
+        def kernel(key, size, to_size):
+            return initializers.input_kernel(key, size, to_size, 1, self.param_dtype, self.kernel_init)
+
+        params = {}
+        if self.use_bias:
+            bias_key = jax.random.fold_in(key, 2)
+            params["bias"] = initializers.bias(bias_key, to_size, 1, self.param_dtype, self.bias_init)
         if self.rank is None:
-            return {"kernel": base.input_kernel(key, size, to_size, 1, dtype), **bias}
+            return {"kernel": kernel(key, size, to_size), **params}
         down_key, up_key = jax.random.split(key)
         return {
-            "down": base.input_kernel(down_key, size, self.rank, 1, dtype),
-            "kernel": base.input_kernel(up_key, self.rank, to_size, 1, dtype),
-            **bias,
+            "down": kernel(down_key, size, self.rank),
+            "kernel": kernel(up_key, self.rank, to_size),
+            **params,
         }
 
 

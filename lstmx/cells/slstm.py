@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import base
+from lstmx.cells import base, initializers
+from lstmx.cells.initializers import Initializer
 
 
 class SLSTMState(NamedTuple):
@@ -50,6 +51,10 @@ class SLSTM:
       dtype: type of the matmuls and of h; None promotes from parameters and inputs. c, n and m are kept in
         float32 at least.
       param_dtype: type in which the parameters are stored.
+      kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
+        functions `(key, shape, dtype)` such as `jax.nn.initializers.normal()`.
+      recurrent_init: initializer of `recurrent.kernel`; None for zeros.
+      bias_init: initializer of the bias, to which `forget_bias` is added; None for zeros.
 
     Parameters: `input.kernel` `[D, 4H]`, `input.bias` `[4H]`, `recurrent.kernel` `[H, 4H]`, with more than
     one head `[N, H/N, 4, H/N]`; gates in the order i, f, g, o (g is z in the paper). The recurrent kernel
@@ -74,6 +79,9 @@ class SLSTM:
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    recurrent_init: Initializer | None = dataclasses.field(default=None, repr=False)
+    bias_init: Initializer | None = dataclasses.field(default=None, repr=False)
 
     num_feature_axes = 1
     has_candidate = True
@@ -89,13 +97,23 @@ class SLSTM:
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         base.require_input_size(input_size)
         units, dtype = self.hidden_size, self.param_dtype
-        input_params = {"kernel": base.input_kernel(key, input_size, units, 4, dtype)}
+        kernel = initializers.input_kernel(key, input_size, units, 4, dtype, self.kernel_init)
+        input_params = {"kernel": kernel}
+        recurrent_key, bias_key = jax.random.split(jax.random.fold_in(key, 1))
         if self.use_bias:
-            bias = jnp.zeros((4, units), dtype).at[1].set(self.forget_bias)
-            input_params["bias"] = bias.reshape(-1)
-        size = units // self.num_heads
-        shape = (units, 4 * units) if self.num_heads == 1 else (self.num_heads, size, 4, size)
-        return base.Params(input_params, {"kernel": jnp.zeros(shape, dtype)})
+            bias = initializers.bias(bias_key, units, 4, dtype, self.bias_init)
+            forget = slice(units, 2 * units)
+            input_params["bias"] = initializers.changed(bias, bias.at[forget].add(self.forget_bias))
+        kernel = initializers.recurrent_kernel(
+            recurrent_key,
+            units,
+            units,
+            4,
+            dtype,
+            self.recurrent_init or jax.nn.initializers.zeros,
+            self.num_heads,
+        )
+        return base.Params(input_params, {"kernel": kernel})
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> SLSTMState:
         shape, dtype = (*batch_shape, self.hidden_size), self.dtype or self.param_dtype

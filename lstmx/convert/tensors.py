@@ -12,6 +12,7 @@ from lstmx.cells.base import Cell
 
 # Fields that say how parameters are drawn, stored and computed with: no format of weights holds them.
 _NOT_IN_WEIGHTS = {"hidden_size", "forget_bias", "chrono", "dtype", "param_dtype", "layer_norm_epsilon"}
+_NOT_IN_WEIGHTS |= {"kernel_init", "recurrent_init", "bias_init"}
 
 
 def as_array(tensor: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmx.cells import base
+from lstmx.cells import base, initializers
 from lstmx.cells.base import Params
 
 # Added to the score of a place that does not exist: no weight is left in any floating type.
@@ -136,10 +136,10 @@ class AttentionCell:
         kernel = lowest.input["kernel"]
         recurrent = {"layer": lowest.recurrent}
         if fed:
-            recurrent["feed"] = {"kernel": kernel[input_size:]}
+            recurrent["feed"] = {"kernel": initializers.changed(kernel, kernel[input_size:])}
         attention = self._attention_params(key, sizes[-1])
         return Params(
-            {**lowest.input, "kernel": kernel[:input_size]},
+            {**lowest.input, "kernel": initializers.changed(kernel, kernel[:input_size])},
             recurrent,
             {"lowest": lowest.update, "above": above, "attention": attention},
         )
@@ -148,16 +148,16 @@ class AttentionCell:
         dtype, vector_size, memory_size = self.param_dtype, self.vector_size, self.memory_size or size
         keys_key, values_key, vector_key, query_key, score_key = jax.random.split(key, 5)
         params = {
-            "keys": {"kernel": base.input_kernel(keys_key, memory_size, size, 1, dtype)},
+            "keys": {"kernel": initializers.input_kernel(keys_key, memory_size, size, 1, dtype)},
             "values": {
-                "kernel": base.input_kernel(values_key, memory_size, vector_size, 1, dtype),
+                "kernel": initializers.input_kernel(values_key, memory_size, vector_size, 1, dtype),
                 "bias": jnp.zeros(vector_size, dtype),
             },
-            "vector": {"kernel": base.input_kernel(vector_key, size, vector_size, 1, dtype)},
+            "vector": {"kernel": initializers.input_kernel(vector_key, size, vector_size, 1, dtype)},
         }
         if self.score == "additive":
-            params["query"] = {"kernel": base.input_kernel(query_key, size, size, 1, dtype)}
-            params["score"] = base.input_kernel(score_key, size, 1, 1, dtype)[:, 0]
+            params["query"] = {"kernel": initializers.input_kernel(query_key, size, size, 1, dtype)}
+            params["score"] = initializers.input_kernel(score_key, size, 1, 1, dtype)[:, 0]
         return params
 
     def remember(self, params: Params, xs: jax.Array, *, lengths: jax.Array | None = None) -> Memory:
