@@ -3,14 +3,18 @@
 Arrays are batch-major: inputs `[*batch, T, D]`, masks and resets `[*batch, T]`.
 """
 
+import dataclasses
 import functools
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
 
 from lstmx import cells, networks
 from lstmx.batch_major import batch_major_scan
+from lstmx.cells import initializers
 from lstmx.cells.base import PyTree
+from lstmx.cells.initializers import Initializer
 from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
 from lstmx.scan import step
 
@@ -20,6 +24,7 @@ class Layer(nn.Module):
 
     Attributes:
       network: a cell, or a network of `lstmx.networks`.
+      deterministic: whether dropout and regularizers are off; None if each call says so.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -30,6 +35,7 @@ class Layer(nn.Module):
     """
 
     network: object
+    deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
 
     @nn.compact
     def __call__(
@@ -42,15 +48,18 @@ class Layer(nn.Module):
         resets: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
         reverse: bool = False,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         **options,
     ) -> tuple[PyTree, jax.Array]:
         """Runs the layer over a sequence; see `lstmx.nnx.Layer`.
 
-        With `deterministic=False` dropout and regularizers draw from the collection `dropout`.
+        A layer with dropout or regularizers needs `deterministic`, as the field or in the call, as Linen's own
+        `Dropout` does; with False it draws from the collection `dropout`.
         """
         network = self.network
-        drops = networks.is_stochastic(network) and not deterministic
+        drops = False
+        if networks.is_stochastic(network):
+            drops = not nn.merge_param("deterministic", self.deterministic, deterministic)
         return batch_major_scan(
             network,
             _params(self, network, xs.shape[-1]),
@@ -86,26 +95,74 @@ def variables(params: PyTree) -> dict:
     return {"params": {"cell": nest(params, layout_of(params))}}
 
 
-def _layers(
-    cell_type: type,
-    hidden_size: int,
-    *,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    dropout_rate: float = 0.0,
-    connections: str = "plain",
-    name: str | None = None,
-    **cell_options,
-) -> Layer:
-    cell = cell_type(hidden_size, **cell_options)
-    return Layer(networks.stacked(cell, num_layers, bidirectional, dropout_rate, connections), name=name)
+class _Layers(Layer):
+    """Layers of one type of cell, whose options are fields of the module; see `LSTM`."""
+
+    # Made from the fields; a field of its own would be a second place for the same.
+    network: ClassVar
+
+    hidden_size: int
+    num_layers: int = dataclasses.field(default=1, kw_only=True)
+    bidirectional: bool = dataclasses.field(default=False, kw_only=True)
+    dropout_rate: float = dataclasses.field(default=0.0, kw_only=True)
+    connections: str = dataclasses.field(default="plain", kw_only=True)
+
+    def __init_subclass__(cls, cell_type: type | None = None, **kwargs):
+        if cell_type is not None:
+            options = [field for field in dataclasses.fields(cell_type) if field.name != "hidden_size"]
+            cls.__annotations__ = {field.name: field.type for field in options}
+            for field in options:
+                setattr(cls, field.name, dataclasses.field(default=field.default, kw_only=True))
+            cls.cell_type = cell_type
+            # Flax names submodules after their class. Variables of models from when these were no classes of
+            # their own are under this name.
+            cls.__name__ = "Layer"
+        super().__init_subclass__(**kwargs)
+
+    def __post_init__(self):
+        _network_of(self)  # refuses options now, not in the first call
+        super().__post_init__()
+
+    @property
+    def network(self):
+        """The network that the options describe."""
+        return _network_of(self)
 
 
-# LSTM(4, num_layers=2, bidirectional=True, dropout_rate=0.5) and so on: the arguments of
-# lstmx.nnx.LSTM without in_features and rngs, which Linen finds out by itself.
-LSTM = functools.partial(_layers, cells.LSTM)
-GRU = functools.partial(_layers, cells.GRU)
-Elman = functools.partial(_layers, cells.Elman)
+def _network_of(layers: _Layers):
+    names = {field.name for field in dataclasses.fields(layers.cell_type)}
+    cell = layers.cell_type(**{name: getattr(layers, name) for name in names})
+    return networks.stacked(
+        cell, layers.num_layers, layers.bidirectional, layers.dropout_rate, layers.connections
+    )
+
+
+class LSTM(_Layers, cell_type=cells.LSTM):
+    """LSTM layers.
+
+    The size of the inputs is found out at the first call, as in Linen.
+
+    Attributes:
+      hidden_size: H, units of each layer and direction.
+      num_layers, bidirectional, dropout_rate, connections: as of `lstmx.nnx.LSTM`.
+      forget_bias, peephole, dtype, kernel_init, ...: all fields of `lstmx.LSTM`, with their defaults.
+      deterministic: as of `Layer`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lstmx
+      >>> layer = lstmx.linen.LSTM(4, num_layers=2, bidirectional=True, peephole=True)
+      >>> (state, ys), variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
+    """
+
+
+class GRU(_Layers, cell_type=cells.GRU):
+    """GRU layers; see `lstmx.GRU` for the cell and `lstmx.linen.LSTM` for the other fields."""
+
+
+class Elman(_Layers, cell_type=cells.Elman):
+    """Elman layers; see `lstmx.Elman` for the cell and `lstmx.linen.LSTM` for the other fields."""
 
 
 class Cell(nn.RNNCellBase):
@@ -113,6 +170,7 @@ class Cell(nn.RNNCellBase):
 
     Attributes:
       cell: the cell.
+      carry_init: draws each array of the initial state, as in the cells of Flax; None for zeros.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -124,6 +182,7 @@ class Cell(nn.RNNCellBase):
     """
 
     cell: object
+    carry_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
@@ -133,17 +192,23 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> PyTree:
-        """The initial state for inputs `[*batch, D]`; it is no draw, so `rng` is not used.
+        """The initial state for inputs `[*batch, D]`; `rng` is used only if there is a `carry_init`.
 
         Raises:
-          ValueError: if the cell learns it: Linen asks here, where no parameters are at hand.
+          ValueError: if the cell learns its initial state: Linen calls this method without parameters.
         """
         if getattr(self.cell, "learn_initial_state", False):
             raise ValueError(
                 "learn_initial_state=True: flax.linen.RNN cannot be given a learnt initial state; use "
                 "lstmx.linen.Layer, or pass initial_carry"
             )
-        return self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
+        state = self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
+        if self.carry_init is None:
+            return state
+        leaves, structure = jax.tree.flatten(state)
+        keys = jax.random.split(rng, len(leaves))
+        drawn = [self.carry_init(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, drawn)
 
     @property
     def num_feature_axes(self) -> int:
@@ -154,8 +219,25 @@ class Cell(nn.RNNCellBase):
 def _params(module: nn.Module, network, in_features: int) -> PyTree:
     """The parameters of a cell or network, declared in the module that is running."""
     layout = _layout(network, in_features)
-    nested = module.param("cell", lambda key: nest(network.init(key, in_features), layout))
-    return unnest(nested, layout)
+
+    def init(key):
+        with initializers.collecting() as box_of:
+            params = network.init(key, in_features)
+            return nest(params, layout, leaf=lambda array: _boxed(array, box_of(array)))
+
+    return unnest(module.param("cell", init), layout)
+
+
+def _boxed(array: jax.Array, box: Any):
+    """An array in a box like the one that its initializer returned."""
+    if box is None:
+        return array
+    if not isinstance(box, nn.meta.AxisMetadata):
+        raise TypeError(
+            f"an initializer returned {type(box).__name__}: parameters of Linen are marked by "
+            "flax.linen.with_partitioning or with_logical_partitioning"
+        )
+    return box.replace_boxed(array)
 
 
 @functools.cache

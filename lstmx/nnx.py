@@ -17,12 +17,17 @@ Example, an LSTM layer in a model of your own:
     (2, 7, 5)
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 
 from lstmx import cells, networks
 from lstmx.batch_major import batch_major_scan
+from lstmx.cells import initializers
 from lstmx.cells.base import PyTree
+from lstmx.cells.initializers import Initializer
 from lstmx.nested import Layout, as_carry, layout_of, nest, require_params, unnest
 from lstmx.scan import step
 
@@ -54,11 +59,11 @@ class Layer(nnx.Module):
         self.network = network
         if params is not None:
             require_params(network, params, in_features)
+            self.layout, self.params = _variables(params)
         elif rngs is None:
             raise ValueError("give rngs, to draw the parameters, or params")
         else:
-            params = network.init(rngs.params(), in_features)
-        self.layout, self.params = _variables(params)
+            self.layout, self.params = _drawn(network, rngs.params(), in_features)
         self.deterministic = False
         has_stream = rngs is not None and ("dropout" in rngs or "default" in rngs)
         draws = networks.is_stochastic(network) and has_stream
@@ -190,7 +195,12 @@ class Cell(nnx.RNNCellBase):
     Args:
       cell: the cell.
       in_features: D.
-      rngs: `params` for the parameters.
+      carry_init: draws each array of the initial state, as in the cells of Flax; None for the state that is
+        learnt, or zeros.
+      rngs: `params` for the parameters, and `carry` if there is a `carry_init`.
+
+    Raises:
+      ValueError: if the cell learns the state that `carry_init` would draw.
 
     Example:
       >>> import jax.numpy as jnp, lstmx
@@ -200,21 +210,53 @@ class Cell(nnx.RNNCellBase):
       (2, 5, 4)
     """
 
-    def __init__(self, cell: cells.Cell, in_features: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cell: cells.Cell,
+        in_features: int,
+        *,
+        carry_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.cell = cell
-        self.layout, self.params = _variables(cell.init(rngs.params(), in_features))
+        self.layout, self.params = _drawn(cell, rngs.params(), in_features)
+        if carry_init is not None and jax.tree.leaves(self.parameters().initial):
+            raise ValueError("carry_init has no effect with learn_initial_state=True")
+        self.carry_init = carry_init
+        self.rngs = nnx.data(None) if carry_init is None else rngs.carry.fork()
 
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step: `(carry, y)`."""
         state, y = step(self.cell, self.parameters(), carry, inputs)
         return as_carry(state, carry), y
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs=None, carry_init=None) -> PyTree:
-        """The initial state for inputs `[*batch, D]`; it is no draw, so `rngs` is not used."""
-        if carry_init is not None:
-            raise ValueError("carry_init is not supported: pass initial_carry to nnx.RNN instead")
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> PyTree:
+        """The initial state for inputs `[*batch, D]`.
+
+        Args:
+          input_shape: `(*batch, D)`.
+          rngs: stream `carry`, for `carry_init`; None for the cell's own.
+          carry_init: draws each array of the state; None for that of the constructor, or else the state that
+            is learnt, or zeros.
+
+        Raises:
+          ValueError: if there is a `carry_init` but no stream.
+        """
         batch_shape = input_shape[: len(input_shape) - self.num_feature_axes]
-        return networks.start(self.cell, self.parameters(), batch_shape)
+        carry_init = self.carry_init if carry_init is None else carry_init
+        if carry_init is None:
+            return networks.start(self.cell, self.parameters(), batch_shape)
+        stream = self.rngs if rngs is None else rngs
+        if stream is None:
+            raise ValueError("carry_init needs rngs: give a carry stream to initialize_carry")
+        stream = stream.carry if isinstance(stream, nnx.Rngs) else stream
+        state = self.cell.initial_state(batch_shape)
+        return jax.tree.map(lambda leaf: carry_init(stream(), leaf.shape, leaf.dtype), state)
 
     def parameters(self) -> PyTree:
         """The parameters as `lstmx.step` takes them."""
@@ -226,10 +268,28 @@ class Cell(nnx.RNNCellBase):
         return self.cell.num_feature_axes
 
 
-def _variables(params: PyTree) -> tuple[Layout, nnx.Dict]:
+def _drawn(network, key: jax.Array, in_features: int) -> tuple[Layout, nnx.Dict]:
+    """Fresh parameters, with the metadata that their initializers give them."""
+    with initializers.collecting() as box_of:
+        return _variables(network.init(key, in_features), box_of)
+
+
+def _variables(params: PyTree, box_of: Callable = lambda array: None) -> tuple[Layout, nnx.Dict]:
     """Parameters as `nnx.Param`s under the names of their parts, and how to put them together again."""
     layout = layout_of(params)
-    return layout, nest(params, layout, leaf=nnx.Param, node=nnx.Dict)
+
+    def param(array):
+        box = box_of(array)
+        if box is None:
+            return nnx.Param(array)
+        if not isinstance(box, nnx.VariableMetadata):
+            raise TypeError(
+                f"an initializer returned {type(box).__name__}: parameters of NNX are marked by "
+                "flax.nnx.with_partitioning or with_metadata"
+            )
+        return nnx.Param(dataclasses.replace(box, raw_value=array))
+
+    return layout, nest(params, layout, leaf=param, node=nnx.Dict)
 
 
 def _arrays(variables: nnx.Dict, layout: Layout) -> PyTree:

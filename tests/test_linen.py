@@ -103,20 +103,34 @@ def test_rank_is_named():
 
 def test_dropout():
     layer = lstmx.linen.GRU(4, num_layers=2, dropout_rate=0.5)
-    variables = layer.init(KEY, XS)
+    variables = layer.init(KEY, XS, deterministic=True)
 
     def run(seed, deterministic=False):
         return layer.apply(
             variables, XS, deterministic=deterministic, rngs={"dropout": jax.random.key(seed)}
         )[1]
 
-    clean = layer.apply(variables, XS)[1]
+    clean = layer.apply(variables, XS, deterministic=True)[1]
     assert np.array_equal(run(1, deterministic=True), clean)
     assert np.array_equal(run(1), run(1))
     assert not np.array_equal(run(1), run(2))
     assert not np.array_equal(run(1), clean)
     with pytest.raises(Exception, match="dropout"):
         layer.apply(variables, XS, deterministic=False)
+
+
+def test_dropout_is_switched_as_in_linen():
+    """By the field or in the call, once, and not silently off: as flax.linen.Dropout."""
+    options = {"num_layers": 2, "dropout_rate": 0.5}
+    layer = lstmx.linen.GRU(4, **options)
+    variables = layer.init(KEY, XS, deterministic=True)
+    clean = layer.apply(variables, XS, deterministic=True)[1]
+    assert np.array_equal(lstmx.linen.GRU(4, **options, deterministic=True).apply(variables, XS)[1], clean)
+    noisy = lstmx.linen.GRU(4, **options, deterministic=False)
+    assert not np.array_equal(noisy.apply(variables, XS, rngs={"dropout": KEY})[1], clean)
+    for module, given in ((layer, {}), (noisy, {"deterministic": True})):
+        with pytest.raises(ValueError, match="deterministic"):
+            module.apply(variables, XS, **given)
 
 
 def test_variables_are_plain_dictionaries():
@@ -140,6 +154,17 @@ class Model(nn.Module):
         _, ys = lstmx.linen.LSTM(4, num_layers=2, name="encoder")(xs)
         _, ys = lstmx.linen.Elman(3, bidirectional=True)(ys)
         return nn.Dense(1)(ys)
+
+
+def test_carry_init():
+    rnn = nn.RNN(lstmx.linen.Cell(lstmx.GRU(4), carry_init=jax.nn.initializers.ones))
+    ys, variables = rnn.init_with_output(KEY, XS)
+    params = params_of(lstmx.GRU(4), variables["params"]["cell"]["cell"])
+    _, expected = lstmx.scan(lstmx.GRU(4), params, time_major(XS), jnp.ones((3, 4)))
+    assert oracles.relative_error(time_major(ys), expected) <= 1e-6
+    drawn = lstmx.linen.Cell(lstmx.LSTM(4), carry_init=jax.nn.initializers.normal())
+    state = drawn.initialize_carry(KEY, (3, 5))
+    assert not np.array_equal(state.c, state.h)
 
 
 def test_gradient_reaches_every_parameter():

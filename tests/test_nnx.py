@@ -61,8 +61,32 @@ def test_initial_carry_of_the_rnn_of_flax():
         )
         <= 1e-6
     )
-    with pytest.raises(ValueError, match="pass initial_carry"):
-        module.initialize_carry((3, 5), carry_init=jnp.zeros)
+
+
+def test_carry_init_draws_each_array_as_in_flax():
+    _, module = cell_and_module("lstm")
+    normal = jax.nn.initializers.normal(1.0)
+    of_flax = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    got, expected = (
+        m.initialize_carry((3, 5), nnx.Rngs(carry=7), carry_init=normal) for m in (module, of_flax)
+    )
+    assert np.array_equal(got.c, expected[0])
+    assert np.array_equal(got.h, expected[1])
+    stream = module.initialize_carry((3, 5), nnx.Rngs(carry=7).carry, normal)
+    assert np.array_equal(got.c, stream.c)
+    with pytest.raises(ValueError, match="carry_init needs rngs"):
+        module.initialize_carry((3, 5), carry_init=normal)
+
+
+def test_carry_init_of_the_constructor():
+    ones = jax.nn.initializers.ones
+    cell = lstmx.GRU(4)
+    module = lstmx.nnx.Cell(cell, 5, carry_init=ones, rngs=nnx.Rngs(0))
+    _, expected = lstmx.scan(cell, module.parameters(), time_major(inputs()), jnp.ones((3, 4)))
+    assert oracles.relative_error(time_major(nnx.RNN(module)(inputs())), expected) <= 1e-6
+    assert not np.any(module.initialize_carry((3, 5), nnx.Rngs(0), jax.nn.initializers.zeros))
+    with pytest.raises(ValueError, match="carry_init has no effect with learn_initial_state=True"):
+        lstmx.nnx.Cell(lstmx.GRU(4, learn_initial_state=True), 5, carry_init=ones, rngs=nnx.Rngs(0))
 
 
 @cells
