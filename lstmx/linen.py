@@ -53,8 +53,8 @@ class Layer(nn.Module):
     ) -> tuple[PyTree, jax.Array]:
         """Runs the layer over a sequence; see `lstmx.nnx.Layer`.
 
-        A layer with dropout or regularizers needs `deterministic`, as the field or in the call, as Linen's own
-        `Dropout` does; with False it draws from the collection `dropout`.
+        A layer with dropout or regularizers needs `deterministic`, as the field or in the call, like
+        `flax.linen.Dropout`; with False it draws from the collection `dropout`.
         """
         network = self.network
         drops = False

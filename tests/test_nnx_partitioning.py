@@ -68,7 +68,8 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_marks_of_other_cells(name):
     cell, path = OTHERS[name]
-    assert specs_of(lstmx.nnx.Layer(cell, 3, rngs=nnx.Rngs(0)))[f"params/{path}"] == PartitionSpec("data", "model")
+    layer = lstmx.nnx.Layer(cell, 3, rngs=nnx.Rngs(0))
+    assert specs_of(layer)[f"params/{path}"] == PartitionSpec("data", "model")
 
 
 def test_a_mesh_shards_parameters_when_they_are_made():

@@ -307,7 +307,7 @@ def test_flax_layers_draw_noise():
     layer.eval()
     assert (layer(xs)[1] == layer(xs)[1]).all()
     module = lstmx.linen.Layer(cell)
-    variables = module.init(jax.random.key(0), xs)
+    variables = module.init(jax.random.key(0), xs, deterministic=True)
     noisy = [
         module.apply(variables, xs, deterministic=False, rngs={"dropout": k})[1]
         for k in jax.random.split(KEY)
