@@ -120,7 +120,9 @@ class _Layers(Layer):
         super().__init_subclass__(**kwargs)
 
     def __post_init__(self):
-        _network_of(self)  # refuses options now, not in the first call
+        # Options are refused now, not in the first call.
+        networks.require_layers_between(self.num_layers, self.dropout_rate, self.connections)
+        _network_of(self)
         super().__post_init__()
 
     @property

@@ -65,9 +65,7 @@ class Layer(nnx.Module):
         else:
             self.layout, self.params = _drawn(network, rngs.params(), in_features)
         self.deterministic = False
-        has_stream = rngs is not None and ("dropout" in rngs or "default" in rngs)
-        draws = networks.is_stochastic(network) and has_stream
-        self.rngs = rngs.dropout.fork() if draws else nnx.data(None)
+        self.rngs = dropout_stream(rngs) if networks.is_stochastic(network) else nnx.data(None)
 
     def __call__(
         self,
@@ -105,10 +103,7 @@ class Layer(nnx.Module):
             deterministic = self.deterministic
         key = None
         if networks.is_stochastic(self.network) and not deterministic:
-            stream = self.rngs if rngs is None else rngs
-            if stream is None:
-                raise ValueError("dropout needs rngs: give a dropout stream to the layer or to the call")
-            key = stream.dropout() if isinstance(stream, nnx.Rngs) else stream()
+            key = dropout_key(self.rngs if rngs is None else rngs)
         return batch_major_scan(
             self.network,
             self.parameters(),
@@ -134,6 +129,37 @@ class Layer(nnx.Module):
     def parameters(self) -> PyTree:
         """The parameters as `lstmx.scan` takes them."""
         return _arrays(self.params, self.layout)
+
+
+def dropout_stream(rngs: nnx.Rngs | None):
+    """A stream of a module's own for dropout; None, as an attribute of it, if `rngs` has none.
+
+    Example:
+      >>> from flax import nnx
+      >>> dropout_stream(nnx.Rngs(params=0)) is None, dropout_stream(nnx.Rngs(0)) is None
+      (True, False)
+    """
+    has_stream = rngs is not None and ("dropout" in rngs or "default" in rngs)
+    return rngs.dropout.fork() if has_stream else nnx.data(None)
+
+
+def dropout_key(rngs: nnx.Rngs | nnx.RngStream | None) -> jax.Array:
+    """The next key for dropout.
+
+    Raises:
+      ValueError: if there is no stream.
+
+    Example:
+      >>> from flax import nnx
+      >>> dropout_key(None)
+      Traceback (most recent call last):
+      ValueError: dropout needs rngs: give a dropout stream to the module or to the call, or call eval()
+    """
+    if rngs is None:
+        raise ValueError(
+            "dropout needs rngs: give a dropout stream to the module or to the call, or call eval()"
+        )
+    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()
 
 
 class LSTM(Layer):
@@ -173,6 +199,7 @@ class LSTM(Layer):
         **cell_options,
     ):
         cell = self.cell_type(hidden_size, **cell_options)
+        networks.require_layers_between(num_layers, dropout_rate, connections)
         network = networks.stacked(cell, num_layers, bidirectional, dropout_rate, connections)
         super().__init__(network, in_features, rngs=rngs)
 

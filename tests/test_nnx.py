@@ -195,6 +195,13 @@ def test_train_and_eval():
     assert not same(layer(xs), layer(xs, deterministic=True))
 
 
+def test_options_without_effect_are_refused():
+    for options in ({"dropout_rate": 0.5}, {"connections": "residual"}):
+        for make in (lstmx.linen.GRU, lambda size, **own: lstmx.nnx.GRU(5, size, rngs=nnx.Rngs(0), **own)):
+            with pytest.raises(ValueError, match="has no effect with num_layers=1"):
+                make(4, **options)
+
+
 def test_dropout_of_the_streams():
     xs, seed = inputs(), {"params": 0, "dropout": 1}
     first, second = dropping(nnx.Rngs(**seed)), dropping(nnx.Rngs(**seed))

@@ -8,7 +8,7 @@ from flax import nnx
 
 import lstmx
 import lstmx.nnx
-from lstmx.models.language_model import CELLS
+from lstmx.models.arguments import make_cell, noise_options, require_choice, require_sizes
 
 POOLINGS = ("last", "max", "mean", "attention")
 
@@ -40,7 +40,7 @@ class SequenceClassifier(nnx.Module):
         dropout it is learnt what a word that cannot be read means, though all are known in training.
       predicts_words: whether it has what `neighbours` needs, to be trained as a language model first.
       dtype: compute type; None for float32.
-      rngs: `params`; dropout draws from the stream given to the call, so that a step's randomness is its own.
+      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
 
     Raises:
       ValueError: if the pooling or the cell is unknown, there are fewer than 2 classes, or words are to be
@@ -78,10 +78,14 @@ class SequenceClassifier(nnx.Module):
         dtype=None,
         rngs: nnx.Rngs,
     ):
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        if cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+        require_choice("pooling", pooling, POOLINGS)
+        require_sizes(
+            vocabulary_size=vocabulary_size,
+            num_classes=num_classes,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+        )
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if predicts_words and bidirectional and num_layers > 1:
@@ -93,7 +97,7 @@ class SequenceClassifier(nnx.Module):
         self.unknown = unknown
         self.embedding = nnx.Embed(vocabulary_size, embedding_size, dtype=dtype, rngs=rngs)
         network = lstmx.networks.stacked(
-            CELLS[cell](hidden_size, dtype=dtype), num_layers, bidirectional, dropout_rate
+            make_cell(cell, hidden_size, dtype=dtype), num_layers, bidirectional, dropout_rate
         )
         self.recurrent = lstmx.nnx.Layer(network, embedding_size, rngs=rngs)
         features = hidden_size * (2 if bidirectional else 1)
@@ -109,22 +113,25 @@ class SequenceClassifier(nnx.Module):
             if bidirectional:
                 self.previous_word = nnx.Linear(hidden_size, embedding_size, dtype=dtype, rngs=rngs)
             self.word_bias = nnx.Param(jnp.zeros(vocabulary_size))
+        rates = dropout_rate, embedding_dropout_rate, word_dropout_rate
+        self.rngs = lstmx.nnx.dropout_stream(rngs) if any(rates) else nnx.data(None)
 
     def __call__(
         self,
         tokens: jax.Array,
         lengths: jax.Array,
         *,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> jax.Array:
         """The logits of each sequence.
 
         Args:
           tokens: integers `[B, T]`; what stands after the end of a sequence does not matter.
           lengths: integers `[B]`, from 0 to T.
-          deterministic: True for no dropout.
-          rngs: stream `dropout`.
+          deterministic: True for no dropout; None for the mode that `train()` or `eval()` has set (training
+            at first).
+          rngs: stream `dropout`; None for the model's own.
 
         Returns:
           float32 `[B, C]`.
@@ -137,10 +144,15 @@ class SequenceClassifier(nnx.Module):
         return xs if self.unknown is None else jnp.where((tokens == self.unknown)[..., None], 0, xs)
 
     def from_vectors(
-        self, xs: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+        self,
+        xs: jax.Array,
+        lengths: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> jax.Array:
         """The same, of embeddings `[B, T, E]` instead of tokens."""
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         pooled = self._pooled(self._read(xs, lengths, **options), lengths)
         return self.output(self.dropout(pooled, **options)).astype(jnp.float32)
 
@@ -154,8 +166,8 @@ class SequenceClassifier(nnx.Module):
         tokens: jax.Array,
         lengths: jax.Array,
         *,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What each direction expects the token it reads next to be, for a model made with `predicts_words`.
 
@@ -169,7 +181,7 @@ class SequenceClassifier(nnx.Module):
           (vectors, targets, exist): v, `[D B (T - 1), E]`; the tokens to be predicted; and which of them
           exist, bool.
         """
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         ys, size = self._read(self.vectors(tokens), lengths, **options), self.hidden_size
         ys = self.dropout(ys, **options)
         vectors, targets = [self.next_word(ys[:, :-1, :size])], [tokens[:, 1:]]
@@ -244,7 +256,7 @@ def saliency(
     xs, classes = model.vectors(tokens), jnp.asarray(classes)
 
     def log_odds(xs):
-        logp = jax.nn.log_softmax(model.from_vectors(xs, lengths))
+        logp = jax.nn.log_softmax(model.from_vectors(xs, lengths, deterministic=True))
         own = jnp.take_along_axis(logp, classes[:, None], axis=1)[:, 0]
         others = jnp.where(jnp.arange(logp.shape[1]) == classes[:, None], -jnp.inf, logp)
         return jnp.sum(own - jax.nn.logsumexp(others, axis=1))

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lstmx.models.arguments import noise_options, require_sizes
 from lstmx.models.forecast_heads import ForecastHead
-from lstmx.models.forecaster_parts import StaticFeatures, check_sizes, joined, recurrent_layers
+from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers
 from lstmx.models.instance_scaling import InstanceScaling, Scaling
+from lstmx.nnx import dropout_stream
 
 
 class DirectForecaster(nnx.Module):
@@ -51,7 +53,7 @@ class DirectForecaster(nnx.Module):
       missing: whether values of the history may be missing: which exist is then an input too.
       dropout_rate: of patches, between layers, and of what the horizon is read off; in [0, 1).
       dtype: compute type; None for float32.
-      rngs: `params`; dropout draws from the stream given to the call.
+      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
 
     Raises:
       ValueError: if a name is unknown, a size does not fit, or there is a linear map under a head whose
@@ -100,7 +102,13 @@ class DirectForecaster(nnx.Module):
         dtype=None,
         rngs: nnx.Rngs,
     ):
-        check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
+        require_sizes(
+            input_size=input_size,
+            horizon=horizon,
+            targets=targets,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+        )
         if readout not in ("last", "all"):
             raise ValueError(f"readout must be last or all, got {readout!r}")
         if linear and not head.location_scale:
@@ -130,6 +138,8 @@ class DirectForecaster(nnx.Module):
             self.output = nnx.Linear(read, horizon * per_step, dtype=dtype, rngs=rngs)
         zeros = nnx.initializers.zeros_init()
         self.linear = nnx.Linear(input_size, horizon, kernel_init=zeros, rngs=rngs) if linear else None
+        self.deterministic = False
+        self.rngs = dropout_stream(rngs) if dropout_rate else nnx.data(None)
 
     def __call__(self, history: jax.Array, exists: jax.Array | None = None, **options):
         """The distribution of every step of the horizon, in the units of the history.
@@ -153,8 +163,8 @@ class DirectForecaster(nnx.Module):
         future: jax.Array | None = None,
         static: jax.Array | None = None,
         series: jax.Array | None = None,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The outputs before the head, of normalized values.
 
@@ -164,8 +174,9 @@ class DirectForecaster(nnx.Module):
           future: float `[B, L + H, F]`, of the history and the horizon.
           static: float `[B, F]`.
           series: integers `[B]`, which series; needed with `num_series`.
-          deterministic: True for forecasts, without dropout and with shrinkage; False for training.
-          rngs: stream `dropout`.
+          deterministic: True for forecasts, without dropout and with shrinkage; False for training; None for
+            the mode that `train()` or `eval()` has set (training at first).
+          rngs: stream `dropout`; None for the model's own.
 
         Returns:
           (raw, loc, scale): float32 `[B, H, D, P]`, `[B, H, D]` and `[B, 1, D]`; a normalized z is
@@ -175,7 +186,7 @@ class DirectForecaster(nnx.Module):
             raise ValueError(
                 f"history must be [batch, {self.input_size}, {self.targets}], got shape {history.shape}"
             )
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         exists = jnp.ones(history.shape, bool) if exists is None else exists
         loc, scale = self.scaling(history, exists, horizon=self.horizon, series=series)
         before, ahead = jnp.split(loc, [self.input_size], axis=1)
@@ -198,7 +209,7 @@ class DirectForecaster(nnx.Module):
         z, others = raw[..., :1], raw[..., 1:]
         if self.linear is not None:
             z = z + self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2)[..., None]
-        if deterministic:
+        if self.deterministic if deterministic is None else deterministic:
             z = (1 - self.shrinkage) * z
         return jnp.concatenate([z, others], axis=-1), ahead, scale
 

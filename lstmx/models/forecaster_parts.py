@@ -6,8 +6,9 @@ from flax import nnx
 
 import lstmx
 import lstmx.nnx
+from lstmx.models.arguments import make_cell
 
-CELLS = {"lstm": lstmx.LSTM, "slstm": lstmx.SLSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
+CELLS = ("lstm", "slstm", "gru", "elman")
 
 
 class StaticFeatures(nnx.Module):
@@ -33,18 +34,9 @@ def recurrent_layers(
     cell: str, hidden_size: int, num_layers: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs
 ) -> lstmx.nnx.Layer:
     """Layers of a cell named as in `CELLS`, which read `hidden_size` features."""
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
-    layer = CELLS[cell](hidden_size, dtype=dtype)
+    layer = make_cell(cell, hidden_size, dtype=dtype, choices=CELLS)
     network = lstmx.networks.stacked(layer, num_layers, bidirectional=False, dropout_rate=dropout_rate)
     return lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises a ValueError that names the size that is below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def joined(*parts: jax.Array | None) -> jax.Array:

@@ -9,9 +9,8 @@ from flax import nnx
 import lstmx
 import lstmx.nnx
 from lstmx.cells.base import PyTree
+from lstmx.models.arguments import make_cell, noise_options, require_sizes
 from lstmx.regularizers import embedding_dropout, locked_dropout, require_rate
-
-CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
 
 
 class LanguageModel(nnx.Module):
@@ -40,17 +39,18 @@ class LanguageModel(nnx.Module):
       init_scale: draws all parameters uniformly from [-init_scale, init_scale], as Zaremba et al. do; None
         for each part's own draw.
       dtype: compute type; None for float32.
-      rngs: `params`; dropout draws from the stream given to the call, so that a step's randomness is its own.
+      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
 
     Raises:
-      ValueError: if a rate is outside [0, 1), `num_layers` is below 1, or `init_scale` is not positive.
+      ValueError: if a size is below 1, a rate outside [0, 1), the cell unknown, `init_scale` not positive, or
+        there is `hidden_dropout` with one layer.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from lstmx.models import LanguageModel
       >>> model = LanguageModel(65, embedding_size=8, hidden_size=16, rngs=nnx.Rngs(0))
-      >>> state, logits = model(jnp.zeros((2, 5), int), deterministic=True)
+      >>> state, logits = model(jnp.zeros((2, 5), int))
       >>> logits.shape
       (2, 5, 65)
     """
@@ -81,14 +81,23 @@ class LanguageModel(nnx.Module):
             "embedding_dropout": embedding_dropout,
         }.items():
             require_rate(name, rate)
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         last_size = hidden_size if last_hidden_size is None else last_hidden_size
+        require_sizes(
+            vocabulary_size=vocabulary_size,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            last_hidden_size=last_size,
+        )
+        if hidden_dropout and num_layers == 1:
+            raise ValueError(
+                f"hidden_dropout={hidden_dropout} has no effect with num_layers=1: it is between layers"
+            )
         self.embedding = nnx.Embed(vocabulary_size, embedding_size, dtype=dtype, rngs=rngs)
         layers = []
         for at, size in enumerate([hidden_size] * (num_layers - 1) + [last_size]):
             between = hidden_dropout if at < num_layers - 1 else 0.0
-            layer = CELLS[cell](size, dtype=dtype)
+            layer = make_cell(cell, size, dtype=dtype)
             if between or weight_drop:
                 layer = lstmx.Regularized(layer, output_dropout=between, weight_drop=weight_drop)
             layers.append(layer)
@@ -108,6 +117,9 @@ class LanguageModel(nnx.Module):
             self.output = nnx.Linear(last_size, vocabulary_size, dtype=dtype, rngs=rngs)
         if init_scale is not None:
             self._draw_uniformly(init_scale, rngs)
+        self.deterministic = False
+        rates = dropout_rate, input_dropout, hidden_dropout, output_dropout, embedding_dropout, weight_drop
+        self.rngs = lstmx.nnx.dropout_stream(rngs) if any(rates) else nnx.data(None)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The recurrent state before the first token."""
@@ -119,8 +131,8 @@ class LanguageModel(nnx.Module):
         state: PyTree = None,
         *,
         resets: jax.Array | None = None,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[PyTree, jax.Array]:
         """Logits of the token after each one.
 
@@ -128,13 +140,14 @@ class LanguageModel(nnx.Module):
           tokens: integers `[B, T]`.
           state: the state after the tokens before, None for none.
           resets: bool `[B, T]`, True where a text begins.
-          deterministic: True for no dropout.
-          rngs: stream `dropout`.
+          deterministic: True for no dropout; None for the mode that `train()` or `eval()` has set (training
+            at first).
+          rngs: stream `dropout`; None for the model's own.
 
         Returns:
           `(state, logits)`, logits `[B, T, V]`.
         """
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         state, ys = self.hidden(tokens, state, resets=resets, **options)
         return state, self.logits(self.drop_outputs(ys, **options))
 
@@ -144,25 +157,29 @@ class LanguageModel(nnx.Module):
         state: PyTree = None,
         *,
         resets: jax.Array | None = None,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[PyTree, jax.Array]:
         """The outputs of the last layer, before their dropout: arguments as of a call.
 
         Returns:
           `(state, ys)`, ys `[B, T, H]`. `logits(drop_outputs(ys))` is what a call returns.
         """
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         xs = self.dropout(self._embed(tokens, **options), **options)
-        xs = _locked(xs, self.input_dropout, **options)
+        xs = self._locked(xs, self.input_dropout, **options)
         return self.recurrent(xs, state, resets=resets, **options)
 
     def drop_outputs(
-        self, ys: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+        self,
+        ys: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> jax.Array:
         """Dropout of the last outputs `[B, T, H]`."""
-        ys = self.dropout(ys, deterministic=deterministic, rngs=rngs)
-        return _locked(ys, self.output_dropout, deterministic=deterministic, rngs=rngs)
+        options = noise_options(self, deterministic, rngs)
+        return self._locked(self.dropout(ys, **options), self.output_dropout, **options)
 
     def logits(self, ys: jax.Array) -> jax.Array:
         """Logits `[..., V]`, float32, of outputs `[..., H]`."""
@@ -177,12 +194,22 @@ class LanguageModel(nnx.Module):
         state, y = self.recurrent.step(state, self.embedding(tokens))
         return state, self.logits(y)
 
+    def _is_off(self, rate, deterministic) -> bool:
+        return rate == 0 or (self.deterministic if deterministic is None else deterministic)
+
     def _embed(self, tokens, *, deterministic, rngs):
-        if deterministic or self.embedding_dropout == 0:
+        if self._is_off(self.embedding_dropout, deterministic):
             return self.embedding(tokens)
         table = self.embedding.embedding[...]
-        table = embedding_dropout(rngs.dropout(), table, self.embedding_dropout)
+        table = embedding_dropout(lstmx.nnx.dropout_key(rngs), table, self.embedding_dropout)
         return jnp.take(table.astype(self.embedding.dtype or table.dtype), tokens, axis=0)
+
+    def _locked(self, xs, rate, *, deterministic, rngs):
+        if self._is_off(rate, deterministic):
+            return xs
+        # One mask for all steps of a row: the time goes first.
+        mask_key = lstmx.nnx.dropout_key(rngs)
+        return jnp.moveaxis(locked_dropout(mask_key, jnp.moveaxis(xs, 1, 0), rate), 0, 1)
 
     def _draw_uniformly(self, scale: float, rngs: nnx.Rngs) -> None:
         if not scale > 0:
@@ -192,10 +219,3 @@ class LanguageModel(nnx.Module):
             rngs.params(), leaf.shape, leaf.dtype, -scale, scale
         )
         nnx.update(self, jax.tree.map(draw, state))
-
-
-def _locked(xs: jax.Array, rate: float, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
-    if deterministic or rate == 0:
-        return xs
-    # One mask for all steps of a row: the time goes first.
-    return jnp.moveaxis(locked_dropout(rngs.dropout(), jnp.moveaxis(xs, 1, 0), rate), 0, 1)

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lstmx.models.arguments import noise_options, require_sizes
 from lstmx.models.forecast_heads import ForecastHead
-from lstmx.models.forecaster_parts import StaticFeatures, check_sizes, joined, recurrent_layers
+from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers
 from lstmx.models.instance_scaling import InstanceScaling, Scaling
+from lstmx.nnx import dropout_stream
 
 
 class RecurrentForecaster(nnx.Module):
@@ -71,7 +73,13 @@ class RecurrentForecaster(nnx.Module):
         dtype=None,
         rngs: nnx.Rngs,
     ):
-        check_sizes(input_size=input_size, horizon=horizon, targets=targets, hidden_size=hidden_size)
+        require_sizes(
+            input_size=input_size,
+            horizon=horizon,
+            targets=targets,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+        )
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
         given = tuple(lags)
         if len(set(given)) < len(given) or not all(2 <= lag <= input_size for lag in given):
@@ -87,6 +95,7 @@ class RecurrentForecaster(nnx.Module):
         self.recurrent = recurrent_layers(cell, hidden_size, num_layers, dropout_rate, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout_rate)
         self.output = nnx.Linear(hidden_size, targets * head.num_parameters, dtype=dtype, rngs=rngs)
+        self.rngs = dropout_stream(rngs) if dropout_rate else nnx.data(None)
 
     def raw(
         self,
@@ -98,8 +107,8 @@ class RecurrentForecaster(nnx.Module):
         future: jax.Array | None = None,
         static: jax.Array | None = None,
         series: jax.Array | None = None,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The outputs before the head for the steps F to L + H - 1, each from the true values before it.
 
@@ -124,7 +133,7 @@ class RecurrentForecaster(nnx.Module):
         xs = self._inputs(
             self._lagged(zs), self._lagged(known), None if future is None else future[:, first:]
         )
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         xs = self.dropout(xs + self.static(static, series), **options)
         _, ys = self.recurrent(xs, mask=_begun(known)[:, first - 1 : -1], **options)
         return self._raw(self.dropout(ys, **options)), loc[:, first:], scale

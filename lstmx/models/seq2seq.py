@@ -8,8 +8,8 @@ from flax import nnx
 
 import lstmx
 import lstmx.nnx
+from lstmx.models.arguments import make_cell, noise_options, require_choice, require_sizes
 from lstmx.models.attention import AttentionCell, AttentionState, Memory
-from lstmx.models.language_model import CELLS
 
 
 class Seq2Seq(nnx.Module):
@@ -38,7 +38,7 @@ class Seq2Seq(nnx.Module):
       tied: whether the output layer is the target's embedding (Press & Wolf 2017).
       shared: whether source and target have one embedding; their vocabulary is then one.
       dtype: compute type; None for float32.
-      rngs: `params`; dropout draws from the stream given to the call.
+      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
 
     Raises:
       ValueError: if hidden_size is odd, or the vocabularies of a shared embedding differ in size.
@@ -75,6 +75,15 @@ class Seq2Seq(nnx.Module):
         dtype=None,
         rngs: nnx.Rngs,
     ):
+        require_sizes(
+            source_size=source_size,
+            target_size=target_size,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+        )
+        require_choice("attention", attention, ("multiplicative", "additive"))
         if hidden_size % 2:
             raise ValueError(f"hidden_size must be even, half for each direction, got {hidden_size}")
         if shared and source_size != target_size:
@@ -86,11 +95,11 @@ class Seq2Seq(nnx.Module):
             nnx.data(None) if shared else nnx.Embed(source_size, embedding_size, dtype=dtype, rngs=rngs)
         )
         encoder = lstmx.networks.stacked(
-            CELLS[cell](hidden_size // 2, dtype=dtype), encoder_layers, True, dropout_rate
+            make_cell(cell, hidden_size // 2, dtype=dtype), encoder_layers, True, dropout_rate
         )
         self.encoder = lstmx.nnx.Layer(encoder, embedding_size, rngs=rngs)
         decoder = AttentionCell(
-            (CELLS[cell](hidden_size, dtype=dtype),) * decoder_layers,
+            (make_cell(cell, hidden_size, dtype=dtype),) * decoder_layers,
             vector_size=embedding_size,
             score=attention,
             input_feeding=input_feeding,
@@ -104,6 +113,7 @@ class Seq2Seq(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(target_size))
         else:
             self.output = nnx.Linear(embedding_size, target_size, dtype=dtype, rngs=rngs)
+        self.rngs = lstmx.nnx.dropout_stream(rngs) if dropout_rate else nnx.data(None)
 
     def __call__(
         self,
@@ -111,8 +121,8 @@ class Seq2Seq(nnx.Module):
         lengths: jax.Array,
         before: jax.Array,
         *,
-        deterministic: bool = True,
-        rngs: nnx.Rngs | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> jax.Array:
         """Logits of the target's words, each from the source and the words before it (teacher forcing).
 
@@ -120,22 +130,28 @@ class Seq2Seq(nnx.Module):
           source: integers `[B, S]`.
           lengths: integers `[B]`, the words of each source; what follows them is not read.
           before: integers `[B, T]`: the word before each of the target's, a word for the beginning first.
-          deterministic: True for no dropout.
-          rngs: stream `dropout`.
+          deterministic: True for no dropout; None for the mode that `train()` or `eval()` has set (training
+            at first).
+          rngs: stream `dropout`; None for the model's own.
 
         Returns:
           `[B, T, V]`.
         """
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         memory, state = self.encode(source, lengths, **options)
         vectors, _ = self._attended(memory, state, before, with_weights=False, **options)
         return self._logits(self.dropout(vectors, **options))
 
     def encode(
-        self, source: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs=None
+        self,
+        source: jax.Array,
+        lengths: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[Memory, AttentionState]:
         """What the decoder looks at, and its state before the first word; arguments as of a call."""
-        options = {"deterministic": deterministic, "rngs": rngs}
+        options = noise_options(self, deterministic, rngs)
         embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
         xs = self.dropout(embedding(source), **options)
         finals, ys = self.encoder(xs, lengths=lengths, **options)
@@ -169,10 +185,10 @@ class Seq2Seq(nnx.Module):
 
     def attention(self, source: jax.Array, lengths: jax.Array, before: jax.Array) -> jax.Array:
         """Where the decoder looks for each word of a target: weights `[B, T, S]`; arguments as of a call."""
-        memory, state = self.encode(source, lengths)
-        return self._attended(memory, state, before, with_weights=True)[1]
+        memory, state = self.encode(source, lengths, deterministic=True)
+        return self._attended(memory, state, before, with_weights=True, deterministic=True)[1]
 
-    def _attended(self, memory, state, before, *, with_weights, deterministic=True, rngs=None):
+    def _attended(self, memory, state, before, *, with_weights, deterministic, rngs=None):
         """Attention vectors `[B, T, E]`, and the weights if they are asked for, else perhaps None."""
         cell = self.decoder.network
         params = cell.with_memory(self.decoder.parameters(), memory)

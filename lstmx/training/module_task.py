@@ -24,11 +24,13 @@ class ModuleTask:
         """Makes the module without computing anything; what it refuses is refused now."""
         from flax import nnx
 
+        module = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
+        module.eval()
         # Once: the loop works on plain trees, which costs a step less than modules do.
-        self._graph, self.model_shapes = nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0))))
+        self._graph, self.model_shapes = nnx.split(module)
 
     def model(self, params) -> Any:
-        """The module with the given parameters."""
+        """The module with the given parameters, in evaluation mode: a loss asks for `deterministic=False`."""
         from flax import nnx
 
         leaves = jax.tree.leaves(params)

@@ -9,7 +9,8 @@ from flax import nnx
 
 import lstmx.convert.torch
 from lstmx.models import SequenceClassifier, saliency
-from lstmx.models.classifier import CELLS, POOLINGS
+from lstmx.models.arguments import CELLS
+from lstmx.models.classifier import POOLINGS
 
 CHANCE = np.random.default_rng(0)
 TOKENS = CHANCE.integers(0, 11, (4, 6))
@@ -18,7 +19,9 @@ LENGTHS = np.array([6, 3, 1, 0])
 
 def make(**options):
     sizes = {"embedding_size": 5, "hidden_size": 4} | options
-    return SequenceClassifier(11, 3, rngs=nnx.Rngs(params=0), **sizes)
+    model = SequenceClassifier(11, 3, rngs=nnx.Rngs(params=0), **sizes)
+    model.eval()
+    return model
 
 
 def logits_of(model, tokens=TOKENS, lengths=LENGTHS):
@@ -136,7 +139,18 @@ def test_attention_sums_to_one():
     assert (weights[np.arange(6) >= LENGTHS[:, None]] == 0).all()
 
 
-def test_dropout_is_of_the_key_and_off_by_default():
+@pytest.mark.parametrize("rate", ["dropout_rate", "embedding_dropout_rate", "word_dropout_rate"])
+def test_dropout_follows_the_mode(rate):
+    model = SequenceClassifier(11, 3, embedding_size=5, hidden_size=4, rngs=nnx.Rngs(0), **{rate: 0.5})
+    assert not np.array_equal(model(TOKENS, LENGTHS), model(TOKENS, LENGTHS))
+    clean = model(TOKENS, LENGTHS, deterministic=True)
+    explained = saliency(model, TOKENS, LENGTHS, jnp.zeros(4, int), points=1)  # never has dropout
+    model.eval()
+    np.testing.assert_array_equal(saliency(model, TOKENS, LENGTHS, jnp.zeros(4, int), points=1), explained)
+    np.testing.assert_array_equal(model(TOKENS, LENGTHS), clean)
+
+
+def test_dropout_is_of_the_key_and_off_in_evaluation():
     rates = ("dropout_rate", "embedding_dropout_rate", "word_dropout_rate")
     plain = make()(TOKENS, LENGTHS)
     for rate in rates:

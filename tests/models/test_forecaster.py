@@ -38,6 +38,7 @@ PLAIN = {"input_size": L, "horizon": H, "targets": 2, "hidden_size": 6}
 
 def make(kind, **options):
     model = kind(rngs=nnx.Rngs(params=1), **{"head": Gaussian(), **PLAIN, **options})
+    model.eval()
     # So that no bias and no learnt scale is nothing.
     chance = np.random.default_rng(3)
     graph, params = nnx.split(model)
@@ -285,6 +286,18 @@ def test_shrunk_forecasts_lie_between_those_of_the_network_and_the_level(head):
     # Training goes on as without: what is shrunk would be learnt back.
     seen = shrunk.raw(HISTORY, deterministic=False, rngs=nnx.Rngs(dropout=0))[0]
     np.testing.assert_allclose(seen, raw, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DirectForecaster, RecurrentForecaster])
+def test_dropout_and_shrinkage_follow_the_mode(kind):
+    own = {"shrinkage": 0.3} if kind is DirectForecaster else {}
+    model = kind(rngs=nnx.Rngs(0), head=Gaussian(), dropout_rate=0.5, **PLAIN, **own)
+    arguments = (HISTORY,) if kind is DirectForecaster else (HISTORY, TARGET)
+    noisy = model.raw(*arguments)[0]
+    assert not np.array_equal(noisy, model.raw(*arguments)[0])
+    clean = model.raw(*arguments, deterministic=True)[0]
+    model.eval()
+    np.testing.assert_array_equal(model.raw(*arguments)[0], clean)
 
 
 def test_shrinkage_needs_a_level():

@@ -13,9 +13,11 @@ from lstmx.models import LanguageModel
 TOKENS = np.random.default_rng(0).integers(0, 11, (3, 8))
 
 
-def make(**options):
+def make(rngs=None, **options):
     sizes = {"embedding_size": 6, "hidden_size": 8} | options
-    return LanguageModel(11, rngs=nnx.Rngs(params=0), **sizes)
+    model = LanguageModel(11, rngs=rngs or nnx.Rngs(params=0), **sizes)
+    model.eval()
+    return model
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -69,12 +71,33 @@ def test_a_reset_forgets_what_came_before():
     assert oracles.relative_error(model(TOKENS)[1][:, 4:], alone) > 1e-3
 
 
-def test_dropout_is_of_the_key_and_off_by_default():
+def test_dropout_is_of_the_key_and_off_in_evaluation():
     model = make(num_layers=2, dropout_rate=0.5)
     draw = lambda seed: model(TOKENS, deterministic=False, rngs=nnx.Rngs(dropout=seed))[1]  # noqa: E731
     assert oracles.relative_error(draw(0), draw(0)) == 0
     assert oracles.relative_error(draw(0), draw(1)) > 1e-2
     assert oracles.relative_error(model(TOKENS)[1], model(TOKENS, deterministic=True)[1]) == 0
+
+
+@pytest.mark.parametrize("rate", ["dropout_rate", "embedding_dropout", "output_dropout", "weight_drop"])
+def test_dropout_follows_the_mode(rate):
+    """Of every kind: of nnx.Dropout, of the recurrent layers, and what the model does itself."""
+    model = LanguageModel(11, embedding_size=6, hidden_size=8, rngs=nnx.Rngs(0), **{rate: 0.5})
+    logits = lambda **options: model(TOKENS, **options)[1]  # noqa: E731
+    model.eval()
+    clean = logits()
+    assert np.array_equal(clean, logits())
+    assert not np.array_equal(clean, logits(deterministic=False))
+    model.train()
+    assert not np.array_equal(logits(), logits())
+    assert np.array_equal(clean, logits(deterministic=True))
+    assert np.array_equal(*(logits(rngs=nnx.Rngs(dropout=3)) for _ in range(2)))
+
+
+def test_a_new_model_is_in_training_mode_as_in_flax():
+    model = LanguageModel(11, embedding_size=6, hidden_size=8, embedding_dropout=0.5, rngs=nnx.Rngs(params=0))
+    with pytest.raises(ValueError, match="dropout needs rngs"):
+        model(TOKENS)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -142,6 +165,20 @@ def test_a_uniform_draw_is_of_all_parameters():
     assert np.abs(values).max() <= 0.1
     assert abs(values.std() - 0.1 / np.sqrt(3)) < 0.005
     assert len(np.unique(values)) > 0.99 * values.size
-    for wrong in ({"init_scale": 0.0}, {"num_layers": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
-            make(**wrong)
+
+
+WRONG = [
+    ({"init_scale": 0.0}, ValueError, "init_scale must be positive, got 0.0"),
+    ({"num_layers": 0}, ValueError, "num_layers must be at least 1, got 0"),
+    ({"hidden_size": True}, TypeError, "hidden_size must be an integer, got True"),
+    ({"last_hidden_size": 0}, ValueError, "last_hidden_size must be at least 1, got 0"),
+    ({"embedding_size": 2.5}, TypeError, "embedding_size must be an integer, got 2.5"),
+    ({"cell": "rnn"}, ValueError, "cell must be one of lstm, gru, elman, got 'rnn'"),
+    ({"hidden_dropout": 0.5}, ValueError, "hidden_dropout=0.5 has no effect with num_layers=1"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), WRONG)
+def test_bad_options_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)

@@ -20,7 +20,9 @@ LENGTHS = np.array([5, 3, 1])
 
 def make(**options):
     sizes = {"embedding_size": 4, "hidden_size": 6} | options
-    return Seq2Seq(11, 13, rngs=nnx.Rngs(params=0), **sizes)
+    model = Seq2Seq(11, 13, rngs=nnx.Rngs(params=0), **sizes)
+    model.eval()
+    return model
 
 
 @functools.cache
@@ -195,7 +197,18 @@ def test_one_embedding_for_all():
     assert jax.eval_shape(model, SOURCE, LENGTHS, BEFORE).shape == (3, 7, 13)
 
 
-def test_dropout_is_of_the_key_and_off_by_default():
+def test_dropout_follows_the_mode():
+    model = Seq2Seq(11, 13, embedding_size=4, hidden_size=6, dropout_rate=0.5, rngs=nnx.Rngs(0))
+    arguments = (SOURCE, LENGTHS, BEFORE)
+    assert not np.array_equal(model(*arguments), model(*arguments))
+    weights = model.attention(*arguments)
+    clean = model(*arguments, deterministic=True)
+    model.eval()
+    np.testing.assert_array_equal(model(*arguments), clean)
+    np.testing.assert_array_equal(model.attention(*arguments), weights)  # never has dropout
+
+
+def test_dropout_is_of_the_key_and_off_in_evaluation():
     graph, params = nnx.split(make(dropout_rate=0.5, encoder_layers=2))
     arguments = (SOURCE, LENGTHS, BEFORE)
 
@@ -216,8 +229,9 @@ def test_dropout_is_of_the_key_and_off_by_default():
     [
         ({"hidden_size": 7}, "hidden_size must be even, half for each direction, got 7"),
         ({"shared": True}, "a shared embedding needs one vocabulary, got 11 and 13 words"),
-        ({"decoder_layers": 0}, "at least one layer"),
-        ({"attention": "dot"}, "score must be"),
+        ({"decoder_layers": 0}, "decoder_layers must be at least 1, got 0"),
+        ({"attention": "dot"}, "attention must be one of multiplicative, additive, got 'dot'"),
+        ({"cell": "rnn"}, "cell must be one of lstm, gru, elman, got 'rnn'"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -1,0 +1,64 @@
+"""What the models check of their arguments, and the cells that they know by name."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+import lstmx
+from lstmx.cells.base import Cell
+
+CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman, "slstm": lstmx.SLSTM}
+
+
+def make_cell(
+    name: str, hidden_size: int, *, dtype=None, choices: Sequence[str] = ("lstm", "gru", "elman")
+) -> Cell:
+    """A cell by its name in `CELLS`.
+
+    Raises:
+      ValueError: if the name is not among the choices.
+
+    Example:
+      >>> make_cell("gru", 4).hidden_size
+      4
+    """
+    require_choice("cell", name, choices)
+    return CELLS[name](hidden_size, dtype=dtype)
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ValueError unless `value`, of the argument `name`, is one of the choices.
+
+    Example:
+      >>> require_choice("pooling", "sum", ("last", "max"))
+      Traceback (most recent call last):
+      ValueError: pooling must be one of last, max, got 'sum'
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_sizes(**sizes: int) -> None:
+    """Checks sizes by the names of their arguments.
+
+    Raises:
+      TypeError: if one is not an integer; a bool is none.
+      ValueError: if one is below 1.
+
+    Example:
+      >>> require_sizes(hidden_size=0)
+      Traceback (most recent call last):
+      ValueError: hidden_size must be at least 1, got 0
+    """
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def noise_options(
+    model: nnx.Module, deterministic: bool | None, rngs: nnx.Rngs | nnx.RngStream | None
+) -> dict:
+    """The arguments of a model's call that its layers take: its own stream stands in for a missing one."""
+    return {"deterministic": deterministic, "rngs": model.rngs if rngs is None else rngs}
