@@ -65,7 +65,7 @@ class Layer(nnx.Module):
         else:
             self.layout, self.params = _drawn(network, rngs.params(), in_features)
         self.deterministic = False
-        self.rngs = dropout_stream(rngs) if networks.is_stochastic(network) else nnx.data(None)
+        self.rngs = nnx.data(dropout_stream(rngs) if networks.is_stochastic(network) else None)
 
     def __call__(
         self,
@@ -131,8 +131,8 @@ class Layer(nnx.Module):
         return _arrays(self.params, self.layout)
 
 
-def dropout_stream(rngs: nnx.Rngs | None):
-    """A stream of a module's own for dropout; None, as an attribute of it, if `rngs` has none.
+def dropout_stream(rngs: nnx.Rngs | None) -> nnx.RngStream | None:
+    """A stream for the dropout of a new module; None if `rngs` has none.
 
     Example:
       >>> from flax import nnx
@@ -140,7 +140,7 @@ def dropout_stream(rngs: nnx.Rngs | None):
       (True, False)
     """
     has_stream = rngs is not None and ("dropout" in rngs or "default" in rngs)
-    return rngs.dropout.fork() if has_stream else nnx.data(None)
+    return rngs.dropout.fork() if has_stream else None
 
 
 def dropout_key(rngs: nnx.Rngs | nnx.RngStream | None) -> jax.Array:

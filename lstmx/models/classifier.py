@@ -114,7 +114,7 @@ class SequenceClassifier(nnx.Module):
                 self.previous_word = nnx.Linear(hidden_size, embedding_size, dtype=dtype, rngs=rngs)
             self.word_bias = nnx.Param(jnp.zeros(vocabulary_size))
         rates = dropout_rate, embedding_dropout_rate, word_dropout_rate
-        self.rngs = lstmx.nnx.dropout_stream(rngs) if any(rates) else nnx.data(None)
+        self.rngs = nnx.data(lstmx.nnx.dropout_stream(rngs) if any(rates) else None)
 
     def __call__(
         self,

@@ -139,7 +139,7 @@ class DirectForecaster(nnx.Module):
         zeros = nnx.initializers.zeros_init()
         self.linear = nnx.Linear(input_size, horizon, kernel_init=zeros, rngs=rngs) if linear else None
         self.deterministic = False
-        self.rngs = dropout_stream(rngs) if dropout_rate else nnx.data(None)
+        self.rngs = nnx.data(dropout_stream(rngs) if dropout_rate else None)
 
     def __call__(self, history: jax.Array, exists: jax.Array | None = None, **options):
         """The distribution of every step of the horizon, in the units of the history.

@@ -119,7 +119,7 @@ class LanguageModel(nnx.Module):
             self._draw_uniformly(init_scale, rngs)
         self.deterministic = False
         rates = dropout_rate, input_dropout, hidden_dropout, output_dropout, embedding_dropout, weight_drop
-        self.rngs = lstmx.nnx.dropout_stream(rngs) if any(rates) else nnx.data(None)
+        self.rngs = nnx.data(lstmx.nnx.dropout_stream(rngs) if any(rates) else None)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The recurrent state before the first token."""

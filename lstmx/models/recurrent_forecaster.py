@@ -95,7 +95,7 @@ class RecurrentForecaster(nnx.Module):
         self.recurrent = recurrent_layers(cell, hidden_size, num_layers, dropout_rate, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout_rate)
         self.output = nnx.Linear(hidden_size, targets * head.num_parameters, dtype=dtype, rngs=rngs)
-        self.rngs = dropout_stream(rngs) if dropout_rate else nnx.data(None)
+        self.rngs = nnx.data(dropout_stream(rngs) if dropout_rate else None)
 
     def raw(
         self,

@@ -113,7 +113,7 @@ class Seq2Seq(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(target_size))
         else:
             self.output = nnx.Linear(embedding_size, target_size, dtype=dtype, rngs=rngs)
-        self.rngs = lstmx.nnx.dropout_stream(rngs) if dropout_rate else nnx.data(None)
+        self.rngs = nnx.data(lstmx.nnx.dropout_stream(rngs) if dropout_rate else None)
 
     def __call__(
         self,
