@@ -137,8 +137,9 @@ class ConvLSTM:
         recurrent = {"kernel": kernel}
         update = ()
         if self.peephole:
-            weights = jnp.zeros((*self.output_shape, units), dtype)
-            update = {"peephole": dict.fromkeys(("i", "f", "o"), weights)}
+            shape = (*self.output_shape, units)
+            # A buffer for each gate, so that the parameters can be donated.
+            update = {"peephole": {name: jnp.zeros(shape, dtype) for name in "ifo"}}
         return base.Params(input_params, recurrent, update, base.initial_params(self))
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> LSTMState:

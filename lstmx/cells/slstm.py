@@ -117,8 +117,10 @@ class SLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> SLSTMState:
         shape, dtype = (*batch_shape, self.hidden_size), self.dtype or self.param_dtype
-        zeros = jnp.zeros(shape, base.carried_dtype(dtype))
-        return SLSTMState(c=zeros, n=zeros, m=zeros, h=zeros.astype(dtype))
+        wide = base.carried_dtype(dtype)
+        # A buffer for each, so that the state can be donated.
+        c, n, m = (jnp.zeros(shape, wide) for _ in range(3))
+        return SLSTMState(c=c, n=n, m=m, h=jnp.zeros(shape, dtype))
 
     def update(self, params, state, z, r, candidate_mask=None):
         del params
