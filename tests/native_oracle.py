@@ -12,9 +12,7 @@ from losses import EVERY, loss_and_results_of
 import lstmx
 from lstmx.implementations.native import library
 
-compiled = pytest.mark.skipif(
-    library.refusal() is not None, reason=f'implementation "native" {library.refusal()}'
-)
+compiled = pytest.mark.skipif(library.load() is not None, reason=f'implementation "native" {library.load()}')
 CELLS = {
     "lstm": lstmx.LSTM,
     "lstm-no-bias": functools.partial(lstmx.LSTM, use_bias=False),

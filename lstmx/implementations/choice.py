@@ -1,7 +1,8 @@
 """Which implementation runs a job: one table, and each implementation's own reasons to refuse.
 
-An implementation is a module with `run`, of the signature of `reference.run`, and, unless it can do
-everything, `refusal(job)`: None, or why it cannot do a job.
+An implementation is a module with `run`, which has the signature of `reference.run`, and, where they are
+needed, `refusal(job)`, which returns None or why it cannot run a job, and `prepare()`, which is called before
+a run that needs more than JAX, and after which `refusal` takes into account how it went.
 """
 
 from types import ModuleType
@@ -16,15 +17,13 @@ Name = Literal["reference", "fused", "associative", "native", "cudnn", "pallas"]
 
 
 class Job(NamedTuple):
-    """What there is to run, as far as it is known."""
+    """A scan, as far as its arguments are known."""
 
-    cell: Cell  # its compute type settled
+    cell: Cell  # its compute type resolved
     xs: Any = None  # shape and type of the inputs, [T, *batch, D]
     remat: str | int | None = None
     platform: str = "cpu"
-    options: tuple[
-        str, ...
-    ] = ()  # names of what `scan` was given besides: "mask", "resets", "return_states", ...
+    options: tuple[str, ...] = ()  # names of other arguments given: "mask", "resets", "return_states", ...
 
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -36,10 +35,13 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "pallas": pallas,
 }
 
-# The order in which they are tried; each refuses the platforms that it is not made for. "native" is at least
-# as fast as "fused" at every shape of docs/benchmarks.md. "cudnn" and "pallas" have not been measured yet: by
-# name alone.
+# The order in which they are tried; each refuses the platforms that it does not support. "native" is at least
+# as fast as "fused" at every shape of docs/benchmarks.md. "cudnn" and "pallas" are experimental, since they
+# have not been run on a GPU yet: they are chosen only by name.
 _PREFERRED = ("associative", "native", "fused")
+
+# A single step has no loop to speed up, and "reference" has every derivative.
+_PREFERRED_FOR_ONE_STEP = ("native", "reference")
 
 
 def choose(job: Job, name: str | None = None) -> str:
@@ -59,7 +61,8 @@ def choose(job: Job, name: str | None = None) -> str:
       'associative'
     """
     if name is None:
-        return next(name for name in _PREFERRED if refusal(job, name) is None)
+        preferred = _PREFERRED_FOR_ONE_STEP if _has_one_step(job) else _PREFERRED
+        return next(name for name in preferred if refusal(job, name) is None)
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be None or one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
     reason = refusal(job, name)
@@ -67,6 +70,27 @@ def choose(job: Job, name: str | None = None) -> str:
         able = [other for other in IMPLEMENTATIONS if refusal(job, other) is None]
         raise NotImplementedError(f'implementation "{name}" {reason}; these can do it: {", ".join(able)}')
     return name
+
+
+def prepare(job: Job, name: str | None = None) -> str:
+    """Chooses the implementation to run a job with, and makes it ready to run.
+
+    Only here are the kernels of `native` compiled, if they have not been compiled on this machine before. If
+    that fails, another implementation takes their place.
+
+    Args and raises as for `choose`.
+
+    Example:
+      >>> from lstmx.cells.minimal import MinGRU
+      >>> prepare(Job(MinGRU(4)))
+      'associative'
+    """
+    chosen = choose(job, name)
+    module = IMPLEMENTATIONS[chosen]
+    if not hasattr(module, "prepare"):
+        return chosen
+    module.prepare()
+    return choose(job, name)
 
 
 def refusal(job: Job, name: str) -> str | None:
@@ -77,6 +101,10 @@ def refusal(job: Job, name: str) -> str | None:
       >>> refusal(Job(GRU(4)), "reference")
     """
     return getattr(IMPLEMENTATIONS[name], "refusal", lambda job: None)(job)
+
+
+def _has_one_step(job: Job) -> bool:
+    return job.xs is not None and job.xs.shape[0] == 1
 
 
 def platform() -> str:

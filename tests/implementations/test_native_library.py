@@ -46,7 +46,7 @@ def works(tmp_path, monkeypatch, cache):
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_a_reason_to_refuse_is_a_reason_for_fused(name, monkeypatch):
-    monkeypatch.setattr(library, "_loaded", lambda: (None, "is not here today"))
+    monkeypatch.setattr(library, "refusal", lambda: "is not here today")
     cell = {"lstm": lstmx.LSTM, "gru": lstmx.GRU}[name](4)
     assert lstmx.which_implementation(cell) == "fused"
     with pytest.raises(NotImplementedError, match=r'"native" is not here today; these can do it: .*fused'):
@@ -140,14 +140,21 @@ def test_what_a_library_depends_on_is_in_its_name(tmp_path, works, monkeypatch):
 
 
 FAILING = """
-import sys, warnings, lstmx
+import sys, warnings, jax, jax.numpy as jnp, lstmx
+cell = lstmx.LSTM(4)
+params, xs = cell.init(jax.random.key(0), 3), jnp.ones((5, 2, 3))
+print(lstmx.which_implementation(cell))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    print(lstmx.which_implementation(lstmx.LSTM(4)), lstmx.which_implementation(lstmx.GRU(4)))
+    _, ys = lstmx.scan(cell, params, xs)
+    lstmx.step(cell, params, None, xs[0])
+    print(lstmx.which_implementation(cell), lstmx.which_implementation(lstmx.GRU(4)))
     try:
-        lstmx.which_implementation(lstmx.LSTM(4), "native")
+        lstmx.scan(cell, params, xs, implementation="native")
     except NotImplementedError as error:
         print(error)
+_, expected = lstmx.scan(cell, params, xs, implementation="reference")
+print(bool(jnp.allclose(ys, expected, rtol=1e-6)))
 for warning in caught:
     print(warning.category.__name__, warning.message)
 """
@@ -162,9 +169,11 @@ def test_a_compilation_that_fails(cache, tmp_path):
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 
-    chosen, error, *warned = run()
+    expected, chosen, error, equal, *warned = run()
     (log,) = cache.glob("*.log")
+    assert expected == "native"  # nothing was compiled to answer
     assert chosen == "fused fused"
+    assert equal == "True"
     assert re.search(
         rf'implementation "native" did not compile: .* in {log} .*these can do it: .*fused', error
     )
@@ -176,9 +185,44 @@ def test_a_compilation_that_fails(cache, tmp_path):
     assert text.splitlines()[0].startswith(f"{path} -std=")
     assert {p.suffix for p in cache.iterdir()} == {".log", ".lock"}
 
-    # Another process does not try again and says nothing but, asked for the kernels, why there are none.
-    assert run() == [chosen, error]
+    # Another process does not try again, and says nothing but, asked for the kernels, why there are none.
+    assert run() == ["fused", chosen, error, equal]
     assert len(runs()) == 1
+
+
+QUESTIONS = """
+import jax, jax.numpy as jnp, lstmx
+from lstmx.implementations import choice, native
+cell = lstmx.LSTM(4)
+xs = jnp.ones((5, 2, 3))
+print(lstmx.which_implementation(cell), lstmx.which_implementation(cell, "native", xs=xs))
+print(native.refusal(choice.Job(cell)))
+try:
+    lstmx.which_implementation(cell, "associative")
+except NotImplementedError as error:
+    print(error)
+params = cell.init(jax.random.key(0), 3)
+for name in ("reference", "fused"):
+    lstmx.scan(cell, params, xs, implementation=name)
+    lstmx.step(cell, params, None, xs[0], implementation=name)
+try:
+    lstmx.scan(cell, params, xs, implementation="cudnn")
+except NotImplementedError as error:
+    print(error)
+"""
+
+
+def test_a_question_compiles_nothing(cache, tmp_path):
+    path, runs = compiler(tmp_path, "exit 3")
+    command = [sys.executable, "-W", "error", "-c", QUESTIONS]
+    environment = {**os.environ, "CXX": str(path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    chosen, refusal, *errors = done.stdout.splitlines()
+    assert (chosen, refusal) == ("native native", "None")
+    assert len(errors) == 2
+    assert all(re.search(r"these can do it: .*native", error) for error in errors)
+    assert runs() == []
+    assert list(cache.iterdir()) == []
 
 
 TOGETHER = """

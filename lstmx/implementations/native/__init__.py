@@ -48,6 +48,11 @@ def refusal(job) -> str | None:
     return library.refusal()
 
 
+def prepare() -> None:
+    """Compiles the kernels if this machine does not have them yet; `refusal` then says if that failed."""
+    library.load()
+
+
 def run(
     cell: Cell,
     params: Params,

@@ -24,6 +24,7 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jaxlib
@@ -45,8 +46,29 @@ class UnavailableError(Exception):
 
 
 def refusal() -> str | None:
-    """Why the kernels cannot be used; None if they can. Compiles them if they are not compiled yet."""
+    """Why the kernels cannot be used; None if they can, as far as is known without compiling them."""
+    return _loaded()[1] if _loaded.cache_info().currsize else _expected()
+
+
+def load() -> str | None:
+    """Loads the kernels, and compiles them first if this machine does not have them yet.
+
+    Returns:
+      None, or why they cannot be used.
+    """
     return _loaded()[1]
+
+
+@functools.cache
+def _expected() -> str | None:
+    """Why there can be no library, if that is known without compiling it."""
+    try:
+        place = _place()
+        if not place.library.exists():
+            place.raise_if_failed()
+    except UnavailableError as reason:
+        return str(reason)
+    return None
 
 
 @functools.cache
@@ -75,26 +97,40 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
     return library, None
 
 
-def _compiled() -> Path:
-    """The compiled library, which is made if it is not there."""
+class _Place(NamedTuple):
+    """Where the library is, or will be."""
+
+    compiler: list[str]
+    library: Path
+    log: Path  # written if the compilation fails
+
+    def raise_if_failed(self) -> None:
+        if self.log.exists():
+            raise UnavailableError(
+                f"did not compile: the compiler's messages are in {self.log} (delete it to try again)"
+            )
+
+
+def _place() -> _Place:
     if os.environ.get("LSTMX_NATIVE") == "0":
         raise UnavailableError("is turned off by LSTMX_NATIVE=0")
     if fcntl is None:
-        raise UnavailableError("is compiled on POSIX systems alone")
+        raise UnavailableError("is compiled only on POSIX systems")
     compiler = _compiler()
-    folder = cache_folder()
-    path = folder / f"native-{_digest(compiler)}.so"
-    log = path.with_suffix(".log")
-    if path.exists():
-        return path
-    with _locked(path.with_suffix(".lock")):
-        if not path.exists() and not log.exists():
-            _compile(compiler, path, log)
-    if not path.exists():
-        raise UnavailableError(
-            f"did not compile: the compiler's messages are in {log} (delete it to try again)"
-        )
-    return path
+    path = cache_folder() / f"native-{_digest(compiler)}.so"
+    return _Place(compiler, path, path.with_suffix(".log"))
+
+
+def _compiled() -> Path:
+    """The compiled library; it is compiled if it is not there."""
+    place = _place()
+    if not place.library.exists():
+        with _locked(place.library.with_suffix(".lock")):
+            if not place.library.exists() and not place.log.exists():
+                _compile(*place)
+        if not place.library.exists():
+            place.raise_if_failed()
+    return place.library
 
 
 def _compiler() -> list[str]:
