@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstmx.cells.base import PyTree
+from lstmx.cells.base import HOW_TO_RESTORE, Params, PyTree, described, require_params_type
 
 
 class Layout(NamedTuple):
@@ -72,7 +72,7 @@ def require_params(network: Any, params: PyTree, in_features: int | None = None)
 
     Raises:
       ValueError: if one is missing, mis-shaped or one too many, naming it.
-      TypeError: if one is not of a floating type.
+      TypeError: if one is not of a floating type, or dictionaries stand for tuples.
 
     Example:
       >>> import jax
@@ -82,11 +82,15 @@ def require_params(network: Any, params: PyTree, in_features: int | None = None)
       ValueError: params: input/bias must have shape (16,), got (12,)
     """
     if in_features is None:
+        require_params_type(network, params)
         in_features = network.input_shape(params)[-1]
     want = jax.eval_shape(lambda: network.init(jax.random.key(0), in_features))
+    if isinstance(want, Params) and isinstance(params, Mapping | list):
+        require_params_type(network, params)
+    leaves, own_leaves = map(jax.tree.leaves_with_path, (want, params))
     shapes, found = (
-        {"/".join(map(_name, path)): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
-        for tree in (want, params)
+        {"/".join(map(_name, path)): jnp.shape(leaf) for path, leaf in of_tree}
+        for of_tree in (leaves, own_leaves)
     )
     for name, shape in shapes.items():
         if name not in found:
@@ -95,6 +99,8 @@ def require_params(network: Any, params: PyTree, in_features: int | None = None)
             raise ValueError(f"params: {name} must have shape {shape}, got {found[name]}")
     for name in found.keys() - shapes.keys():
         raise ValueError(f"params: there is {name}, of shape {found[name]}, which the network has not")
+    if {path for path, _ in leaves} != {path for path, _ in own_leaves}:
+        raise TypeError(f"params: got {described(params)}, where `init` returns tuples; {HOW_TO_RESTORE}")
     for name, leaf in zip(found, jax.tree.leaves(params), strict=True):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(f"params: {name} must be of a floating type, got {jnp.result_type(leaf)}")

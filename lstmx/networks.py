@@ -107,7 +107,8 @@ class Bidirectional:
 
     def start(self, params: BothDirections, batch_shape: tuple[int, ...] = ()) -> BothDirections:
         """The same, learnt where they are."""
-        return BothDirections(*(start(c, p, batch_shape) for c, p in zip(self.cells, params, strict=True)))
+        pairs = zip(self.cells, entries(self, "params", params), strict=True)
+        return BothDirections(*(start(cell, p, batch_shape) for cell, p in pairs))
 
     def scan(
         self,
@@ -127,7 +128,8 @@ class Bidirectional:
         whole = _in_one_call(self, params, xs, initial_state, key, **flags, reverse=reverse, **options)
         if whole is not None:
             return whole
-        states = (None, None) if initial_state is None else initial_state
+        params = entries(self, "params", params)
+        states = (None, None) if initial_state is None else entries(self, "state", initial_state)
         keys = (None, None) if key is None else jax.random.split(key)
 
         def run(k, flags, backward):
@@ -142,7 +144,7 @@ class Bidirectional:
         finals, ys, *more = map(BothDirections._make, zip(*runs, strict=True))
         return finals, ys if self.merge is None else _MERGES[self.merge](*ys), *more
 
-    def step(self, params, state, x):
+    def step(self, params, state, x, **options):
         """Raises TypeError: the backward cell would have to know the future."""
         raise TypeError(
             "a bidirectional network cannot be stepped: its backward cell starts from the last step"
@@ -243,7 +245,8 @@ class Stack:
 
     def start(self, params: tuple, batch_shape: tuple[int, ...] = ()) -> tuple:
         """The same, learnt where they are."""
-        return tuple(start(layer, p, batch_shape) for layer, p in zip(self.layers, params, strict=True))
+        pairs = zip(self.layers, entries(self, "params", params), strict=True)
+        return tuple(start(layer, p, batch_shape) for layer, p in pairs)
 
     def scan(self, params, xs, initial_state=None, *, key=None, **options):
         """See `lstmx.scan`."""
@@ -257,15 +260,20 @@ class Stack:
                 inputs = _dropout(jax.random.fold_in(key, 2 * k - 1), inputs, self.dropout_rate)
             return scan(layer, p, inputs, state, key=layer_key, **options)
 
-        return self._through_layers(run, params, initial_state or (None,) * len(self.layers), xs)
+        return self._through_layers(run, params, initial_state, xs)
 
-    def step(self, params, state, x):
+    def step(self, params, state, x, **options):
         """See `lstmx.step`."""
-        return self._through_layers(lambda k, *layer: step(*layer), params, state, x)
+
+        def run(k, layer, p, state, inputs):
+            return step(layer, p, state, inputs, **options)
+
+        return self._through_layers(run, params, state, x)
 
     def _through_layers(self, run, params, states, x):
         """Calls `run(k, layer, params, state, inputs)` of each layer; the results of all, connected."""
-        params, states = self._per_layer("params", params), self._per_layer("state", states)
+        params = entries(self, "params", params)
+        states = (None,) * len(self.layers) if states is None else entries(self, "state", states)
         x = jnp.asarray(x)
         outputs, others = [], []
         for k, (layer, p, state) in enumerate(zip(self.layers, params, states, strict=True)):
@@ -278,13 +286,6 @@ class Stack:
         y = jnp.concatenate(outputs, axis=-1) if self.connections == "dense" else outputs[-1]
         finals, *more = zip(*others, strict=True)
         return finals, y, *more
-
-    def _per_layer(self, name: str, entries) -> tuple:
-        if len(entries) != len(self.layers):
-            raise ValueError(
-                f"{name} must have one entry for each of {len(self.layers)} layers, got {len(entries)}"
-            )
-        return tuple(entries)
 
 
 def stacked(
@@ -354,6 +355,37 @@ def is_stochastic(network) -> bool:
       (False, True)
     """
     return getattr(network, "is_stochastic", False)
+
+
+def entries(network: Bidirectional | Stack, name: str, tree: PyTree) -> tuple:
+    """The parameters or states of the parts of a network.
+
+    Args:
+      network: the network.
+      name: "params" or "state", for messages.
+      tree: a tuple or list with one entry for each part.
+
+    Raises:
+      TypeError: if it is anything else, as what a file gives without its structure.
+      ValueError: if there are more or fewer entries.
+
+    Example:
+      >>> import lstmx
+      >>> entries(lstmx.Stack((lstmx.GRU(2), lstmx.GRU(2))), "params", {"0": None, "1": None})
+      Traceback (most recent call last):
+      TypeError: params must be a tuple with one entry for each of 2 layers, got a dict of '0', '1'; orbax ...
+    """
+    parts = "directions" if isinstance(network, Bidirectional) else "layers"
+    count = len(network.parts)
+    if not isinstance(tree, tuple | list):
+        advice = base.HOW_TO_RESTORE if name == "params" else "the arguments may be in another order"
+        raise TypeError(
+            f"{name} must be a tuple with one entry for each of {count} {parts}, got "
+            f"{base.described(tree)}; {advice}"
+        )
+    if len(tree) != count:
+        raise ValueError(f"{name} must have one entry for each of {count} {parts}, got {len(tree)}")
+    return tuple(tree)
 
 
 def _in_one_call(

@@ -118,9 +118,16 @@ class Layer(nnx.Module):
             **options,
         )
 
-    def step(self, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One step without dropout, x `[*batch, D]`; see `lstmx.step`."""
-        return step(self.network, self.parameters(), state, x)
+    def step(
+        self,
+        state: PyTree,
+        x: jax.Array,
+        *,
+        resets: jax.Array | None = None,
+        implementation: str | None = None,
+    ) -> tuple[PyTree, jax.Array]:
+        """One step without dropout, x `[*batch, D]`, resets bool `[*batch]`; see `lstmx.step`."""
+        return step(self.network, self.parameters(), state, x, resets=resets, implementation=implementation)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The state before the first step, learnt where it is."""

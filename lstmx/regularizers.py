@@ -143,9 +143,9 @@ class Regularized:
         final, ys, *states = scan(cell, params, xs, initial_state, key=loop_key, **options)
         return final, locked_dropout(output_key, ys, self.output_dropout), *states
 
-    def step(self, params, state, x):
+    def step(self, params, state, x, **options):
         """See `lstmx.step`: one step of evaluation, zoneout as its mean."""
-        return step(self._in_loop, params, state, x)
+        return step(self._in_loop, params, state, x, **options)
 
     @property
     def _in_loop(self) -> "Cell":

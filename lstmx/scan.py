@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from lstmx.cells import base
 from lstmx.cells.base import Cell, Params, PyTree, State, resolved, start
 from lstmx.implementations import choice, chunks, reference
 from lstmx.implementations.reference import Sequence
@@ -90,7 +91,8 @@ def scan(
       >>> ys.shape, float(jnp.abs(ys[:, 1]).max())
       ((5, 2, 4), 0.0)
     """
-    if hasattr(cell, "scan"):  # a network scans itself, by means of this function
+    _require_array("scan", "xs", xs)
+    if hasattr(cell, "scan"):  # a network scans itself, by calls of this function
         return cell.scan(
             params,
             xs,
@@ -106,15 +108,20 @@ def scan(
             unroll=unroll,
             return_states=return_states,
         )
-    if remat not in (None, "gates", "sqrt") and not (isinstance(remat, int) and remat >= 1):
-        raise ValueError(f'remat must be None, "gates", "sqrt" or a number of steps, got {remat!r}')
+    if remat not in (None, "gates", "sqrt"):
+        if not base.is_integer(remat) or remat < 1:
+            raise ValueError(f'remat must be None, "gates", "sqrt" or a number of steps, got {remat!r}')
+        remat = int(remat)
     if return_states not in (False, True, "gates"):
         raise ValueError(f'return_states must be False, True or "gates", got {return_states!r}')
     if return_states == "gates" and not hasattr(cell, "gates"):
         raise ValueError(f'return_states="gates": {type(cell).__name__} has no gates')
-    if unroll < 1:
-        raise ValueError(f"unroll must be at least 1, got {unroll}")
+    if not base.is_integer(unroll) or unroll < 1:
+        raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
+    if not isinstance(reverse, bool | np.bool_):
+        raise TypeError(f"reverse must be True or False, got {reverse!r}")
     xs = jnp.asarray(xs)
+    base.require_params_type(cell, params)
     _check_input(cell, params, xs, "time, ", "xs")
     batch = reference.batch_shape(cell, xs)
     cell = resolved(cell, params, xs)
@@ -127,7 +134,7 @@ def scan(
     }
     options = tuple(name for name, is_given in given.items() if is_given)
     job = choice.Job(cell, xs, remat, choice.platform(), options)
-    implementation = choice.choose(job, implementation)
+    implementation = choice.prepare(job, implementation)
     if segment_ids is not None:
         if not (lengths is mask is resets is None):
             raise ValueError(
@@ -136,46 +143,67 @@ def scan(
         keep, resets = _segments(segment_ids, xs.shape[0], batch, reverse)
     else:
         keep = _keep(lengths, mask, xs.shape[0], batch)
-        resets = None if resets is None else _flags("resets", resets, xs.shape[0], batch)
-    state = None if initial_state is None else _state(cell, initial_state, batch)
-    unroll = 1 if reference.is_symbolic(xs.shape[0]) else unroll  # a number that nobody knows has no parts
+        resets = None if resets is None else _flags("resets", resets, (xs.shape[0], *batch))
+    state = None if initial_state is None else _state("scan", cell, initial_state, batch)
+    # A symbolic number of steps cannot be divided by another number.
+    unroll = 1 if reference.is_symbolic(xs.shape[0]) else int(unroll)
     return _scan(
         cell, params, state, Sequence(xs, keep, resets), key, implementation=implementation,
-        reverse=reverse, remat=remat, unroll=unroll, return_states=return_states,
+        reverse=bool(reverse), remat=remat, unroll=unroll, return_states=return_states,
     )  # fmt: skip
 
 
-def step(cell: Cell, params: Params, state: State, x: ArrayLike) -> tuple[State, jax.Array]:
-    """One step of a cell or network, for streaming.
+def step(
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    x: ArrayLike,
+    *,
+    resets: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+) -> tuple[State, jax.Array]:
+    """One step of a cell or network, for streaming: `scan` of a sequence of one step.
 
     Args:
       cell: the cell or network.
-      params: its parameters.
-      state: leaves `[*batch, ...]`, `cell.initial_state(batch)` at the start.
+      params: its parameters, as `cell.init` returns them.
+      state: leaves `[*batch, ...]`; None for the initial state, learnt or `cell.initial_state`.
       x: `[*batch, D]`.
+      resets: bool `[*batch]`, True where the state is reset to the initial state before x is read.
+      implementation: as for `scan`; None for `"native"` where it can run the cell, else `"reference"`.
 
     Returns:
-      `(state, y)`, y `[*batch, H]`: what `scan` gives for a sequence of one step.
+      `(state, y)`, y `[*batch, H]`.
+
+    Raises:
+      ValueError, TypeError, NotImplementedError: as `scan`.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
       >>> cell = lstmx.GRU(hidden_size=4)
       >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> state, y = lstmx.step(cell, params, cell.initial_state(), jnp.ones(3))
+      >>> state, y = lstmx.step(cell, params, None, jnp.ones((2, 3)))
+      >>> state, y = lstmx.step(cell, params, state, jnp.ones((2, 3)), resets=jnp.array([True, False]))
       >>> y.shape
-      (4,)
+      (2, 4)
     """
+    _require_array("step", "x", x)
     if hasattr(cell, "step"):
-        return cell.step(params, state, x)
+        return cell.step(params, state, x, resets=resets, implementation=implementation)
     x = jnp.asarray(x)
+    base.require_params_type(cell, params)
     _check_input(cell, params, x, "", "x")
+    batch = x.shape[: x.ndim - cell.num_feature_axes]
     cell = resolved(cell, params, x)
-    state = _state(cell, state, x.shape[: x.ndim - cell.num_feature_axes])
-    x = x.astype(cell.dtype)
-    z = cell.input_map(params.input, x)
-    r = cell.recurrent_map(params.recurrent, cell.output(state))
-    state = cell.update(params.update, state, z, r)
-    return state, cell.output(state)
+    job = choice.Job(cell, x[None], None, choice.platform(), () if resets is None else ("resets",))
+    implementation = choice.prepare(job, implementation)
+    resets = None if resets is None else _flags("resets", resets, batch, "[*batch]")[None]
+    state = None if state is None else _state("step", cell, state, batch)
+    state, ys = _scan(
+        cell, params, state, Sequence(job.xs, None, resets), None, implementation=implementation,
+        reverse=False, remat=None, unroll=1, return_states=False,
+    )  # fmt: skip
+    return state, ys[0]
 
 
 def which_implementation(
@@ -270,6 +298,18 @@ def _zero_unless(keep: jax.Array, leaf: jax.Array) -> jax.Array:
     return jnp.where(keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim)), leaf, 0)
 
 
+_ORDER = {
+    "scan": "the order of arguments is scan(cell, params, xs, initial_state)",
+    "step": "the order of arguments is step(cell, params, state, x)",
+}
+
+
+def _require_array(function: str, name: str, x: Any) -> None:
+    """Refuses the state, which would become one array of all its leaves."""
+    if isinstance(x, tuple | dict):
+        raise TypeError(f"{name} must be an array, got {base.described(x)}; {_ORDER[function]}")
+
+
 def _check_input(cell: Cell, params: Params, x: jax.Array, time: str, name: str) -> None:
     feature_axes = cell.num_feature_axes
     least = feature_axes + (1 if time else 0)
@@ -289,7 +329,7 @@ def _keep(lengths, mask, steps: int, batch: tuple[int, ...]) -> jax.Array | None
     if lengths is not None and mask is not None:
         raise ValueError("give lengths or mask, not both; a mask can express lengths: mask[t] = t < lengths")
     if mask is not None:
-        return _flags("mask", mask, steps, batch)
+        return _flags("mask", mask, (steps, *batch))
     if lengths is None:
         return None
     lengths = jnp.asarray(lengths)
@@ -342,27 +382,29 @@ def _check_segments(ids: np.ndarray) -> None:
         )
 
 
-def _flags(name: str, flags: Any, steps: int, batch: tuple[int, ...]) -> jax.Array:
+def _flags(name: str, flags: Any, shape: tuple[int, ...], axes: str = "[time, *batch]") -> jax.Array:
     flags = jnp.asarray(flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name} must be boolean, got {flags.dtype.name}")
-    if flags.shape != (steps, *batch):
-        raise ValueError(f"{name} must be [time, *batch] = {(steps, *batch)}, got {flags.shape}")
+    if flags.shape != shape:
+        raise ValueError(f"{name} must be {axes} = {shape}, got {flags.shape}")
     return flags
 
 
-def _state(cell: Cell, state: State | None, batch: tuple[int, ...]) -> State:
+def _state(function: str, cell: Cell, state: State, batch: tuple[int, ...]) -> State:
+    """The state that a function was given, in the structure and the types of the cell's."""
     fresh = cell.initial_state(batch)
-    if state is None:
-        return fresh
     want, got = jax.tree.structure(fresh), jax.tree.structure(state)
     if got != want:
         # A plain (c, h) is what Flax and older code carry.
         if not (isinstance(state, tuple | list) and len(state) == want.num_leaves == got.num_leaves):
-            raise ValueError(f"the state must be a {type(fresh).__name__}, got {got}")
+            kind = "one array" if jax.tree_util.treedef_is_leaf(want) else f"a {type(fresh).__name__}"
+            raise ValueError(f"the state must be {kind}, got {base.described(state)}; {_ORDER[function]}")
         state = jax.tree.unflatten(want, jax.tree.leaves(state))
     for (path, like), leaf in zip(jax.tree.leaves_with_path(fresh), jax.tree.leaves(state), strict=True):
         if jnp.shape(leaf) != like.shape:
             name = jax.tree_util.keystr(path) or "state"
-            raise ValueError(f"the state's {name} must have shape {like.shape}, got {jnp.shape(leaf)}")
+            raise ValueError(
+                f"the state's {name} must have shape {like.shape}, got {jnp.shape(leaf)}; {_ORDER[function]}"
+            )
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, fresh)

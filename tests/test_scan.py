@@ -243,7 +243,7 @@ ERRORS = {
     "state kind": ({"initial_state": np.ones((2, 4))}, ValueError, "must be a LSTMState"),
     "implementation": ({"implementation": "fast"}, ValueError, "one of .*fused.*reference.*got 'fast'"),
     "remat": ({"remat": "all"}, ValueError, "remat must be None, .*\"sqrt\" or a number of steps, got 'all'"),
-    "unroll": ({"unroll": 0}, ValueError, "unroll must be at least 1, got 0"),
+    "unroll": ({"unroll": 0}, ValueError, "unroll must be an integer of at least 1, got 0"),
 }  # fmt: skip
 
 

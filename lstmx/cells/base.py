@@ -18,7 +18,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -199,11 +199,15 @@ def initial_params(cell: Cell) -> State:
 
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
     """The state before the first step: learnt, where `params` have one, else `cell.initial_state`."""
+    require_params_type(cell, params)
     state = cell.initial_state(batch_shape)
     if not jax.tree.leaves(params.initial):
         return state
+    # A copy: `broadcast_to` may return the parameter itself, and whoever donates the state would delete it.
     return jax.tree.map(
-        lambda leaf, like: jnp.broadcast_to(leaf.astype(like.dtype), like.shape), params.initial, state
+        lambda leaf, like: jnp.array(jnp.broadcast_to(leaf.astype(like.dtype), like.shape)),
+        params.initial,
+        state,
     )
 
 
@@ -226,6 +230,54 @@ def with_dtype(cell: Cell, dtype: DTypeLike) -> Cell:
     return dataclasses.replace(cell, dtype=dtype, **dict.fromkeys(initializers.names_in(cell)))
 
 
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer, of Python or of NumPy; True and False are not.
+
+    Example:
+      >>> is_integer(3), is_integer(True), is_integer(3.0)
+      (True, False, False)
+    """
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def require_params_type(cell: Cell, params: Any) -> None:
+    """Checks that the parameters of a cell are `Params`, and not what a file gives without their structure.
+
+    Raises:
+      TypeError: if they are anything else, with the way to restore them.
+    """
+    if not isinstance(params, Params):
+        advice = f"; {HOW_TO_RESTORE}" if isinstance(params, Mapping | list) else ""
+        raise TypeError(
+            f"the parameters of {type(cell).__name__} must be lstmx.Params, as `init` returns them, got "
+            f"{described(params)}{advice}"
+        )
+
+
+HOW_TO_RESTORE = (
+    "orbax returns plain dictionaries and lists unless it is given the structure to restore: "
+    "jax.eval_shape(lambda: network.init(jax.random.key(0), input_size))"
+)
+
+
+def described(value: Any) -> str:
+    """What a value is, in a few words, for the message of an error.
+
+    Example:
+      >>> described({"kernel": 0, "bias": 1}), described((0, 1)), described(None)
+      ("a dict of 'kernel', 'bias'", 'a tuple of length 2', 'a NoneType')
+    """
+    kind = type(value).__name__
+    article = "an" if kind[0] in "AEIOUaeiou" else "a"
+    if isinstance(value, Mapping):
+        return f"{article} {kind} of {', '.join(map(repr, value))}" if value else f"an empty {kind}"
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return f"{article} {kind} of length {len(value)}"
+    if hasattr(value, "shape"):
+        return f"an array of shape {value.shape}"
+    return f"{article} {kind}"
+
+
 def validate(cell: Cell) -> None:
     """Checks and normalises the fields that cells share; called by `__post_init__`.
 
@@ -237,7 +289,7 @@ def validate(cell: Cell) -> None:
         size = getattr(cell, name, None)
         if size is None:
             continue
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
+        if not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")

@@ -21,7 +21,7 @@ from lstmx.convert.tensors import (
     shape_of,
 )
 from lstmx.nested import require_params
-from lstmx.networks import Bidirectional, BothDirections, Stack
+from lstmx.networks import Bidirectional, BothDirections, Stack, entries
 
 _CONVOLUTIONS = {f"ConvLSTM{axes}D": axes for axes in (1, 2, 3)}
 _KINDS = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": Elman}
@@ -116,10 +116,9 @@ def to_weights(net: Cell | Bidirectional | Stack, params: PyTree) -> list[jax.Ar
       [(3, 6), (2, 6), (2, 6)]
     """
     to_config(net)
-    if isinstance(net, Bidirectional):
-        pairs = zip(net.cells, params, strict=True)
-    else:
-        pairs = zip(net.layers, params, strict=True) if isinstance(net, Stack) else [(net, params)]
+    pairs = [(net, params)]
+    if isinstance(net, Bidirectional | Stack):
+        pairs = zip(net.parts, entries(net, "params", params), strict=True)
     return [array for cell, p in pairs for array in _write(cell, p)]
 
 

@@ -14,7 +14,7 @@ from lstmx.cells import GRU, LSTM, Elman, Params
 from lstmx.cells.base import Cell, PyTree
 from lstmx.convert.tensors import checked, require_expressible
 from lstmx.nested import require_params
-from lstmx.networks import Bidirectional, BothDirections, Stack, stacked
+from lstmx.networks import Bidirectional, BothDirections, Stack, entries, stacked
 
 GATES = {LSTM: 4, GRU: 3, Elman: 1}
 # What all layers of a network must have in common.
@@ -123,11 +123,11 @@ def _cells(
     net: Stack | Bidirectional | Cell, params: PyTree, target: str
 ) -> Iterator[tuple[str, Cell, Params]]:
     """`(suffix, cell, params)` of each direction of each layer."""
-    layers, params = (net.layers, params) if isinstance(net, Stack) else ((net,), (params,))
+    layers, params = (net,), (params,)
+    if isinstance(net, Stack):
+        layers, params = net.layers, entries(net, "params", *params)
     if isinstance(net, Stack) and net.connections != "plain":
         raise ValueError(f"{target} cannot express connections={net.connections!r} of Stack")
-    if len(params) != len(layers):
-        raise ValueError(f"params must have one entry for each of {len(layers)} layers, got {len(params)}")
     bidirectional = {isinstance(layer, Bidirectional) for layer in layers}
     if len(bidirectional) == 2:
         raise ValueError(f"{target} has layers that are all alike; some of these are bidirectional")
@@ -137,4 +137,4 @@ def _cells(
             continue
         if layer.merge != "concat":
             raise ValueError(f"{target} cannot express merge={layer.merge!r} of Bidirectional")
-        yield from zip(_suffixes(k, True), layer.cells, p, strict=True)
+        yield from zip(_suffixes(k, True), layer.cells, entries(layer, "params", p), strict=True)

@@ -34,7 +34,7 @@ from lstmx.convert.onnx import tensors as onnx_tensors
 from lstmx.convert.onnx.models import Node, from_model, to_model
 from lstmx.convert.tensors import require_expressible
 from lstmx.nested import require_params
-from lstmx.networks import Bidirectional, BothDirections, Stack
+from lstmx.networks import Bidirectional, BothDirections, Stack, entries
 from lstmx.scan import scan
 
 __all__ = [
@@ -153,7 +153,9 @@ def to_node(
         raise ValueError("an ONNX node cannot express reverse=True of Bidirectional")
     if layout not in (0, 1):
         raise ValueError(f"layout must be 0 or 1, got {layout!r}")
-    params, states = (params, initial_state) if both else ((params,), (initial_state,))
+    params, states = (
+        (entries(network, "params", params), initial_state) if both else ((params,), (initial_state,))
+    )
     op_type = _require_expressible(cells, initial_state)
     for cell, p in zip(cells, params, strict=True):
         require_params(cell, p)
@@ -227,7 +229,7 @@ def to_nodes(
     states = (None,) * len(network.layers) if initial_state is None else initial_state
     return [
         to_node(layer, p, reverse, layout, state, lengths)
-        for layer, p, state in zip(network.layers, params, states, strict=True)
+        for layer, p, state in zip(network.layers, entries(network, "params", params), states, strict=True)
     ]
 
 
