@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from lstmx.cells.base import PyTree
+from lstmx import axes
+from lstmx.cells.base import PyTree, described
 from lstmx.scan import scan
 
 
@@ -36,11 +37,31 @@ def batch_major_scan(
     Raises:
       ValueError: as `lstmx.scan`.
     """
-    xs = jnp.asarray(xs)
+    xs = require_sequences(network, xs)
     time = xs.ndim - 1 - network.num_feature_axes
-    if time < 0:
-        raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
     flags = {"mask": mask, "resets": resets, "segment_ids": segment_ids}
-    flags = {k: jnp.moveaxis(jnp.asarray(v), -1, 0) for k, v in flags.items() if v is not None}
-    state, *stacks = scan(network, params, jnp.moveaxis(xs, time, 0), initial_state, **flags, **options)
+    flags = {k: jnp.asarray(v) for k, v in flags.items() if v is not None}
+    for name, flag in flags.items():
+        if flag.ndim == 0:
+            raise ValueError(f"{name} must be [*batch, time] = {xs.shape[: time + 1]}, got ()")
+        flags[name] = jnp.moveaxis(flag, -1, 0)
+    with axes.batch_first():
+        state, *stacks = scan(network, params, jnp.moveaxis(xs, time, 0), initial_state, **flags, **options)
     return state, *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), stacks)
+
+
+def require_sequences(network, xs: jax.Array) -> jax.Array:
+    """The inputs of a layer as an array.
+
+    Raises:
+      TypeError: if they are a tuple or dictionary, such as a state.
+      ValueError: if they have too few axes.
+    """
+    if isinstance(xs, tuple | dict):
+        raise TypeError(
+            f"xs must be an array, got {described(xs)}; the order of arguments is layer(xs, initial_state)"
+        )
+    xs = jnp.asarray(xs)
+    if xs.ndim < 1 + network.num_feature_axes:
+        raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
+    return xs

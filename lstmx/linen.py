@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from lstmx import cells, networks
-from lstmx.batch_major import batch_major_scan
+from lstmx.batch_major import batch_major_scan, require_sequences
 from lstmx.cells import initializers
 from lstmx.cells.base import PyTree
 from lstmx.cells.initializers import Initializer
@@ -57,6 +57,7 @@ class Layer(nn.Module):
         `flax.linen.Dropout`; with False it draws from the collection `dropout`.
         """
         network = self.network
+        xs = require_sequences(network, xs)
         drops = False
         if networks.is_stochastic(network):
             drops = not nn.merge_param("deterministic", self.deterministic, deterministic)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from lstmx import axes
 from lstmx.cells import base
 from lstmx.cells.base import Cell, Params, PyTree, State, resolved, start
 from lstmx.implementations import choice, chunks, reference
@@ -197,7 +198,7 @@ def step(
     cell = resolved(cell, params, x)
     job = choice.Job(cell, x[None], None, choice.platform(), () if resets is None else ("resets",))
     implementation = choice.prepare(job, implementation)
-    resets = None if resets is None else _flags("resets", resets, batch, "[*batch]")[None]
+    resets = None if resets is None else _flags("resets", resets, batch, has_time=False)[None]
     state = None if state is None else _state("step", cell, state, batch)
     state, ys = _scan(
         cell, params, state, Sequence(job.xs, None, resets), None, implementation=implementation,
@@ -298,30 +299,34 @@ def _zero_unless(keep: jax.Array, leaf: jax.Array) -> jax.Array:
     return jnp.where(keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim)), leaf, 0)
 
 
-_ORDER = {
-    "scan": "the order of arguments is scan(cell, params, xs, initial_state)",
-    "step": "the order of arguments is step(cell, params, state, x)",
-}
+def _order(function: str) -> str:
+    """How a function is called, for those who may have swapped two arguments."""
+    calls = {
+        "scan": "layer(xs, initial_state)" if axes.is_batch_first() else "scan(cell, params, xs, initial_state)",
+        "step": "step(cell, params, state, x)",
+    }
+    return f"the order of arguments is {calls[function]}"
 
 
 def _require_array(function: str, name: str, x: Any) -> None:
     """Refuses the state, which would become one array of all its leaves."""
     if isinstance(x, tuple | dict):
-        raise TypeError(f"{name} must be an array, got {base.described(x)}; {_ORDER[function]}")
+        raise TypeError(f"{name} must be an array, got {base.described(x)}; {_order(function)}")
 
 
 def _check_input(cell: Cell, params: Params, x: jax.Array, time: str, name: str) -> None:
     feature_axes = cell.num_feature_axes
     least = feature_axes + (1 if time else 0)
+    names, shape = axes.described(x.shape, feature_axes) if time else ("[*batch, features]", x.shape)
     if x.ndim < least:
-        raise ValueError(f"{name} must be [{time}*batch, features], got shape {x.shape}")
+        raise ValueError(f"{name} must be {names}, got shape {x.shape}")
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name} must hold real numbers, got {x.dtype.name}")
     want, got = cell.input_shape(params), x.shape[x.ndim - feature_axes :]
     if any(w is not None and w != g for w, g in zip(want, got, strict=True)):
         raise ValueError(
             f"{name} has {' x '.join(map(str, got))} features, the parameters are made for "
-            f"{' x '.join(map(str, want))}; {name} has shape {x.shape}, read as [{time}*batch, features]"
+            f"{' x '.join(map(str, want))}; {name} has shape {shape}, read as {names}"
         )
 
 
@@ -351,8 +356,7 @@ def _segments(ids: Any, steps: int, batch: tuple[int, ...], reverse: bool) -> tu
     ids = jnp.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"segment_ids must be integers, got {ids.dtype.name}")
-    if ids.shape != (steps, *batch):
-        raise ValueError(f"segment_ids must be [time, *batch] = {(steps, *batch)}, got {ids.shape}")
+    _require_shape("segment_ids", ids.shape, (steps, *batch))
     if not isinstance(ids, jax.core.Tracer) and ids.size:
         _check_segments(np.asarray(ids))
     if reverse:
@@ -376,19 +380,27 @@ def _check_segments(ids: np.ndarray) -> None:
     back = (ids > 0) & (ids < before)
     if back.any():
         where = tuple(int(k) for k in np.argwhere(back)[0])
+        names, index = axes.described(where)
         raise ValueError(
             f"segment_ids must not decrease along a row (0, the padding, apart): got {ids[where]} after "
-            f"{before[where]} at [time, *batch] = {list(where)}"
+            f"{before[where]} at {names} = {list(index)}"
         )
 
 
-def _flags(name: str, flags: Any, shape: tuple[int, ...], axes: str = "[time, *batch]") -> jax.Array:
+def _flags(name: str, flags: Any, shape: tuple[int, ...], has_time: bool = True) -> jax.Array:
     flags = jnp.asarray(flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name} must be boolean, got {flags.dtype.name}")
-    if flags.shape != shape:
-        raise ValueError(f"{name} must be {axes} = {shape}, got {flags.shape}")
+    _require_shape(name, flags.shape, shape, has_time)
     return flags
+
+
+def _require_shape(name: str, shape: tuple, want: tuple, has_time: bool = True) -> None:
+    if shape != want:
+        (names, want), (_, shape) = (
+            axes.described(each) if has_time else ("[*batch]", each) for each in (want, shape)
+        )
+        raise ValueError(f"{name} must be {names} = {want}, got {shape}")
 
 
 def _state(function: str, cell: Cell, state: State, batch: tuple[int, ...]) -> State:
@@ -399,12 +411,12 @@ def _state(function: str, cell: Cell, state: State, batch: tuple[int, ...]) -> S
         # A plain (c, h) is what Flax and older code carry.
         if not (isinstance(state, tuple | list) and len(state) == want.num_leaves == got.num_leaves):
             kind = "one array" if jax.tree_util.treedef_is_leaf(want) else f"a {type(fresh).__name__}"
-            raise ValueError(f"the state must be {kind}, got {base.described(state)}; {_ORDER[function]}")
+            raise ValueError(f"the state must be {kind}, got {base.described(state)}; {_order(function)}")
         state = jax.tree.unflatten(want, jax.tree.leaves(state))
     for (path, like), leaf in zip(jax.tree.leaves_with_path(fresh), jax.tree.leaves(state), strict=True):
         if jnp.shape(leaf) != like.shape:
             name = jax.tree_util.keystr(path) or "state"
             raise ValueError(
-                f"the state's {name} must have shape {like.shape}, got {jnp.shape(leaf)}; {_ORDER[function]}"
+                f"the state's {name} must have shape {like.shape}, got {jnp.shape(leaf)}; {_order(function)}"
             )
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, fresh)
