@@ -1,4 +1,4 @@
-"""`lstmx.scan` with the batch first, as Flax lays out its arrays."""
+"""What the layers of `lstmx.nnx` and `lstmx.linen` share: `lstmx.scan` with the batch first, and checks."""
 
 import jax
 import jax.numpy as jnp
@@ -65,3 +65,22 @@ def require_sequences(network, xs: jax.Array) -> jax.Array:
     if xs.ndim < 1 + network.num_feature_axes:
         raise ValueError(f"xs must be [*batch, time, features], got shape {xs.shape}")
     return xs
+
+
+def require_layers_between(num_layers: int, dropout_rate: float, connections: str) -> None:
+    """Refuses options of what is between layers if there is one layer only.
+
+    Raises:
+      ValueError: if there is one that has no effect.
+
+    Example:
+      >>> require_layers_between(1, 0.5, "plain")
+      Traceback (most recent call last):
+      ValueError: dropout_rate=0.5 has no effect with num_layers=1: it is applied between layers
+    """
+    if num_layers == 1 and dropout_rate:
+        raise ValueError(
+            f"dropout_rate={dropout_rate} has no effect with num_layers=1: it is applied between layers"
+        )
+    if num_layers == 1 and connections == "residual":
+        raise ValueError('connections="residual" has no effect with num_layers=1')

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from lstmx import cells, networks
-from lstmx.batch_major import batch_major_scan, require_sequences
+from lstmx.batch_major import batch_major_scan, require_layers_between, require_sequences
 from lstmx.cells import initializers
 from lstmx.cells.base import PyTree
 from lstmx.cells.initializers import Initializer
@@ -122,7 +122,7 @@ class _Layers(Layer):
 
     def __post_init__(self):
         # Options are refused now, not in the first call.
-        networks.require_layers_between(self.num_layers, self.dropout_rate, self.connections)
+        require_layers_between(self.num_layers, self.dropout_rate, self.connections)
         _network_of(self)
         super().__post_init__()
 

@@ -308,25 +308,6 @@ def stacked(
     return Stack((layer,) * num_layers, dropout_rate, connections)
 
 
-def require_layers_between(num_layers: int, dropout_rate: float, connections: str) -> None:
-    """Refuses options of what is between layers if there is one layer only.
-
-    Raises:
-      ValueError: if there is one that has no effect.
-
-    Example:
-      >>> require_layers_between(1, 0.5, "plain")
-      Traceback (most recent call last):
-      ValueError: dropout_rate=0.5 has no effect with num_layers=1: it is applied between layers
-    """
-    if num_layers == 1 and dropout_rate:
-        raise ValueError(
-            f"dropout_rate={dropout_rate} has no effect with num_layers=1: it is applied between layers"
-        )
-    if num_layers == 1 and connections == "residual":
-        raise ValueError('connections="residual" has no effect with num_layers=1')
-
-
 def start(network, params: PyTree, batch_shape: tuple[int, ...] = ()) -> State:
     """The state before the first step: learnt where the parameters have one, else `initial_state`.
 

@@ -24,7 +24,7 @@ import jax
 from flax import nnx
 
 from lstmx import cells, networks
-from lstmx.batch_major import batch_major_scan
+from lstmx.batch_major import batch_major_scan, require_layers_between
 from lstmx.cells import initializers
 from lstmx.cells.base import PyTree
 from lstmx.cells.initializers import Initializer
@@ -206,7 +206,7 @@ class LSTM(Layer):
         **cell_options,
     ):
         cell = self.cell_type(hidden_size, **cell_options)
-        networks.require_layers_between(num_layers, dropout_rate, connections)
+        require_layers_between(num_layers, dropout_rate, connections)
         network = networks.stacked(cell, num_layers, bidirectional, dropout_rate, connections)
         super().__init__(network, in_features, rngs=rngs)
 

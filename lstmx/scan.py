@@ -302,7 +302,9 @@ def _zero_unless(keep: jax.Array, leaf: jax.Array) -> jax.Array:
 def _order(function: str) -> str:
     """How a function is called, for those who may have swapped two arguments."""
     calls = {
-        "scan": "layer(xs, initial_state)" if axes.is_batch_first() else "scan(cell, params, xs, initial_state)",
+        "scan": "layer(xs, initial_state)"
+        if axes.is_batch_first()
+        else "scan(cell, params, xs, initial_state)",
         "step": "step(cell, params, state, x)",
     }
     return f"the order of arguments is {calls[function]}"
