@@ -13,7 +13,7 @@ from flax import linen as nn
 from lstmx import cells, networks
 from lstmx.batch_major import batch_major_scan, require_layers_between, require_sequences
 from lstmx.cells import initializers
-from lstmx.cells.base import PyTree
+from lstmx.cells.base import PyTree, learns_initial_state
 from lstmx.cells.initializers import Initializer
 from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
 from lstmx.scan import step
@@ -174,6 +174,7 @@ class Cell(nn.RNNCellBase):
     Attributes:
       cell: the cell.
       carry_init: draws each array of the initial state, as in the cells of Flax; None for zeros.
+      implementation: of each step, as for `lstmx.step`; `"reference"` for derivatives in forward mode.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -186,11 +187,13 @@ class Cell(nn.RNNCellBase):
 
     cell: object
     carry_init: Initializer | None = None
+    implementation: str | None = None
 
     @nn.compact
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step: `(carry, y)`."""
-        state, y = step(self.cell, _params(self, self.cell, inputs.shape[-1]), carry, inputs)
+        params = _params(self, self.cell, inputs.shape[-1])
+        state, y = step(self.cell, params, carry, inputs, implementation=self.implementation)
         return as_carry(state, carry), y
 
     @nn.nowrap
@@ -200,7 +203,7 @@ class Cell(nn.RNNCellBase):
         Raises:
           ValueError: if the cell learns its initial state: Linen calls this method without parameters.
         """
-        if getattr(self.cell, "learn_initial_state", False):
+        if learns_initial_state(self.cell):
             raise ValueError(
                 "learn_initial_state=True: flax.linen.RNN cannot be given a learnt initial state; use "
                 "lstmx.linen.Layer, or pass initial_carry"

@@ -231,6 +231,7 @@ class Cell(nnx.RNNCellBase):
       in_features: D.
       carry_init: draws each array of the initial state, as in the cells of Flax; None for the state that is
         learnt, or zeros.
+      implementation: of each step, as for `lstmx.step`; `"reference"` for derivatives in forward mode.
       rngs: `params` for the parameters, and `carry` if there is a `carry_init`.
 
     Raises:
@@ -250,9 +251,11 @@ class Cell(nnx.RNNCellBase):
         in_features: int,
         *,
         carry_init: Initializer | None = None,
+        implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
         self.cell = cell
+        self.implementation = implementation
         self.layout, self.params = _drawn(cell, rngs.params(), in_features)
         if carry_init is not None and jax.tree.leaves(self.parameters().initial):
             raise ValueError("carry_init has no effect with learn_initial_state=True")
@@ -261,7 +264,7 @@ class Cell(nnx.RNNCellBase):
 
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
         """One step: `(carry, y)`."""
-        state, y = step(self.cell, self.parameters(), carry, inputs)
+        state, y = step(self.cell, self.parameters(), carry, inputs, implementation=self.implementation)
         return as_carry(state, carry), y
 
     def initialize_carry(

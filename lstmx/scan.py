@@ -61,10 +61,11 @@ def scan(
       reverse: whether time runs backwards. The outputs stay in the order of the inputs, and the final state
         is the one after x_0.
       key: for the noise of regularized cells and networks; None for none (evaluation).
-      implementation: None for the fastest that can do it, or its name: `"native"` (C++ kernels for CPUs,
+      implementation: None for the fastest that can run it, or its name: `"native"` (C++ kernels for CPUs,
         reverse mode only), `"fused"` (a hand-written reverse pass, reverse mode only), `"reference"`
         (`lax.scan` and autodiff, every derivative), `"associative"` (parallel over time, for cells that are
-        linear in their state), `"cudnn"`, `"pallas"` (kernels for NVIDIA GPUs).
+        linear in their state), or for NVIDIA GPUs `"cudnn"` and `"pallas"`, which are experimental: they have
+        not been run on a GPU yet, and are chosen only by name.
       remat: what the reverse pass recomputes instead of keeping: less memory, more time. `"gates"`: the
         gates, from the states of all steps. An integer n: everything but one state every n steps (nothing
         is copied if n divides T); `"sqrt"`: with n about the root of T, the least memory.

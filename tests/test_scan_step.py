@@ -8,6 +8,8 @@ import numpy as np
 import oracles
 import pytest
 import variants
+from flax import linen as nn
+from flax import nnx
 from native_oracle import compiled
 
 import lstmx
@@ -52,6 +54,55 @@ def test_steps_with_resets_are_a_scan(name, given):
     plain = lstmx.scan(network, params, xs, state)
     assert oracles.relative_error(over_time(network, params, state, xs), plain) <= 1e-6
     assert oracles.relative_error(expected, plain) > 1e-3
+
+
+def moved_start(network, params):
+    """The parameters, with an initial state that is not the zeros that `init` gives."""
+    leaves = jax.tree.leaves_with_path(params)
+    moved = [leaf + 1 if ".initial" in jax.tree_util.keystr(path) else leaf for path, leaf in leaves]
+    assert any(".initial" in jax.tree_util.keystr(path) for path, _ in leaves)
+    return jax.tree.unflatten(jax.tree.structure(params), moved)
+
+
+@pytest.mark.parametrize("name", ["learnt", "gru", "mingru", "regularized", "stack"])
+def test_the_learnt_start_is_the_same_everywhere(name):
+    network = NETWORKS[name]
+    params = moved_start(network, network.init(jax.random.key(0), 3))
+    x = np.ones((BATCH, 3), np.float32)
+    _, expected = lstmx.scan(network, params, x[None])
+    layer = lstmx.nnx.Layer(network, 3, params=params)
+    starts = None, lstmx.networks.start(network, params, (BATCH,)), layer.initial_state((BATCH,))
+    for state in starts:
+        assert oracles.relative_error(lstmx.step(network, params, state, x)[1], expected[0]) <= 1e-6
+    assert oracles.relative_error(layer.step(None, x)[1], expected[0]) <= 1e-6
+    assert oracles.relative_error(layer(x[:, None], deterministic=True)[1], expected.swapaxes(0, 1)) <= 1e-6
+    variables = lstmx.linen.variables(params)
+    of_linen = lstmx.linen.Layer(network).apply(variables, x[:, None], deterministic=True)[1]
+    assert oracles.relative_error(of_linen, expected.swapaxes(0, 1)) <= 1e-6
+    zeros = lstmx.step(network, params, network.initial_state((BATCH,)), x)[1]
+    assert oracles.relative_error(zeros, expected[0]) > 1e-3
+    with pytest.raises(ValueError, match=r"flax\.linen\.RNN cannot be given a learnt initial state"):
+        lstmx.linen.Cell(network).initialize_carry(jax.random.key(0), (BATCH, 3))
+
+
+def test_a_layer_steps_with_resets():
+    layer = lstmx.nnx.GRU(3, 4, num_layers=2, rngs=nnx.Rngs(0))
+    xs = np.ones((BATCH, 2, 3), np.float32)
+    resets = np.array([[False, True], [False, False], [True, False]])
+    _, expected = layer(xs, resets=resets)
+    state, _ = layer.step(None, xs[:, 0], resets=resets[:, 0])
+    _, y = layer.step(state, xs[:, 1], resets=resets[:, 1], implementation="reference")
+    assert oracles.relative_error(y, expected[:, 1]) <= 1e-6
+
+
+def test_flax_cells_have_forward_mode_by_name():
+    cell, xs = lstmx.LSTM(4), jnp.ones((BATCH, 5, 3))
+    module = lstmx.nnx.Cell(cell, 3, implementation="reference", rngs=nnx.Rngs(0))
+    carry = module.initialize_carry((BATCH, 3))
+    assert np.any(jax.jvp(lambda x: module(carry, x)[1], (xs[:, 0],), (xs[:, 0],))[1] != 0)
+    of_linen = nn.RNN(lstmx.linen.Cell(cell, implementation="reference"))
+    variables = of_linen.init(jax.random.key(0), xs)
+    assert np.any(jax.jvp(lambda xs: of_linen.apply(variables, xs), (xs,), (xs,))[1] != 0)
 
 
 def test_resets_of_a_step_are_checked():

@@ -197,6 +197,19 @@ def initial_params(cell: Cell) -> State:
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), cell.initial_state())
 
 
+def learns_initial_state(network: Any) -> bool:
+    """Whether the parameters of a cell or network hold an initial state, of all its cells or of some.
+
+    Example:
+      >>> import lstmx
+      >>> cell = lstmx.LSTM(4, learn_initial_state=True)
+      >>> learns_initial_state(cell), learns_initial_state(lstmx.Stack((lstmx.GRU(4), lstmx.Mogrifier(cell))))
+      (True, True)
+    """
+    parts = getattr(network, "parts", ())
+    return getattr(network, "learn_initial_state", False) or any(map(learns_initial_state, parts))
+
+
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
     """The state before the first step: learnt, where `params` have one, else `cell.initial_state`."""
     require_params_type(cell, params)

@@ -86,6 +86,11 @@ class Mogrifier:
         return self.cell.param_dtype
 
     @property
+    def learn_initial_state(self) -> bool:
+        """Whether the cell's initial state is a parameter."""
+        return getattr(self.cell, "learn_initial_state", False)
+
+    @property
     def has_candidate(self) -> bool:
         """Whether the cell has a candidate that a regularizer can drop."""
         return getattr(self.cell, "has_candidate", False)

@@ -1,5 +1,7 @@
 """cuDNN's LSTM on NVIDIA GPUs, through `jax.experimental.rnn`: all layers, directions and steps in one call.
 
+Experimental: not yet run on a GPU. It is chosen only by name.
+
 It computes in float32, inside of matmuls in TF32 where `jax.default_matmul_precision` allows that, and knows
 rows of different lengths, but neither gaps nor resets. Its reverse pass is its own; it has no other
 derivative. XLA cannot split the call: a batch that is spread over devices needs `jax.shard_map`.

@@ -1,11 +1,16 @@
 """Which implementation runs what, and the reasons it gives."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import lstmx
 from lstmx.implementations import choice
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_name_that_does_not_exist_is_refused_with_those_that_do():
@@ -43,3 +48,24 @@ def test_what_scan_is_given_besides_counts(monkeypatch):
     assert lstmx.which_implementation(cell, "cudnn") == "cudnn"
     with pytest.raises(NotImplementedError, match=r'"cudnn" cannot make states fresh'):
         lstmx.which_implementation(cell, "cudnn", options=("resets",))
+
+
+@pytest.mark.parametrize("name", ["cudnn", "pallas"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_was_never_run_on_a_gpu_is_experimental_and_not_the_default(name, dtype, monkeypatch):
+    monkeypatch.setattr(choice, "platform", lambda: "gpu")
+    assert lstmx.which_implementation(lstmx.LSTM(4, dtype=dtype)) == "fused"
+    cells, readme = ((ROOT / path).read_text(encoding="utf-8") for path in ("docs/cells.md", "README.md"))
+    texts = (
+        choice.IMPLEMENTATIONS[name].__doc__,
+        re.search(rf'"{name}".*?\n      \w', lstmx.scan.__doc__, re.DOTALL)[0],
+        re.search(rf'^\| `"{name}"`.*$', cells, re.MULTILINE)[0],
+        re.search(r"^\| `implementation=`.*$", readme, re.MULTILINE)[0],
+    )
+    assert all("experimental" in text.lower() for text in texts)
+
+
+def test_one_step_has_no_loop_to_speed_up():
+    one = jax.ShapeDtypeStruct((1, 2, 3), jnp.float32)
+    for cell in (lstmx.SLSTM(4), lstmx.MinGRU(4), lstmx.LSTM(4, peephole=True)):
+        assert lstmx.which_implementation(cell, xs=one) == "reference"

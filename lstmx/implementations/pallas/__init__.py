@@ -5,8 +5,8 @@ that never leave the multiprocessors: one up to H = 128, above it a cluster with
 map is one matmul before the loop, the gradients of both maps single matmuls after the reverse, which
 recomputes the gates from the states by one matmul, too.
 
-It has been compiled for such a GPU and interpreted on a CPU, where the tests run it, but not yet measured:
-it is never chosen unless it is asked for.
+Experimental: not yet run on a GPU. It has been compiled for one, and the tests interpret it on a CPU. It is
+chosen only by name.
 """
 
 import contextlib
