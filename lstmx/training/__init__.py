@@ -2,11 +2,20 @@
 
 from lstmx.training.checkpoint import CheckpointError, Restored, restore_params
 from lstmx.training.config import config_differences, config_from_dict, config_to_dict
-from lstmx.training.loop import LoopConfig, NonFiniteError, Result, train, train_in
+from lstmx.training.loop import (
+    LoopConfig,
+    NonFiniteError,
+    Result,
+    Trained,
+    train,
+    train_in,
+    train_in_memory,
+)
 from lstmx.training.metrics import best_validation, read_metrics
 from lstmx.training.module_task import ModuleTask
 from lstmx.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from lstmx.training.run import Run, RunError, RunRecord, check_assets, claim_run, open_run, read_assets
+from lstmx.training.signals import StopRequest, stop_on_signals
 from lstmx.training.state import TrainState, init_state, make_keys, make_step
 from lstmx.training.task import VALIDATION, Task
 
@@ -22,8 +31,10 @@ __all__ = [
     "Run",
     "RunError",
     "RunRecord",
+    "StopRequest",
     "Task",
     "TrainState",
+    "Trained",
     "best_validation",
     "check_assets",
     "claim_run",
@@ -40,6 +51,8 @@ __all__ = [
     "read_assets",
     "read_metrics",
     "restore_params",
+    "stop_on_signals",
     "train",
     "train_in",
+    "train_in_memory",
 ]

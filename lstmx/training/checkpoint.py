@@ -34,7 +34,7 @@ from lstmx.training.digest import (
 from lstmx.training.files import sync_folder
 from lstmx.training.metrics import is_finite
 from lstmx.training.run import open_run
-from lstmx.training.state import TrainState, on_default_device
+from lstmx.training.state import TrainState, array_types, on_default_device
 from lstmx.training.task import PyTree, Task
 
 _log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _read(run: Path, step: int, target: Mapping[str, PyTree]) -> Restored:
 
     meta = _read_meta(run, step)
     # orbax casts to the dtype of the target without a word, so compare before.
-    wanted = _array_types(target)
+    wanted = array_types(dict(target))
     saved = {name: kind for name, kind in meta["arrays"].items() if name.split(".")[0] in target}
     differing = [
         f"  {name}: {saved.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} in the model"
@@ -252,7 +252,7 @@ class Saver:
         meta = {
             "step": step,
             "validation_loss": validation_loss if is_finite(validation_loss) else None,
-            "arrays": _array_types(items),
+            "arrays": array_types(items),
             **record,
         }
         try:
@@ -354,15 +354,6 @@ def _clear_away(run: Path, resumed_step: int | None) -> None:
 def _read_meta(run: Path, step: int) -> dict[str, Any]:
     # The file that orbax' JsonSave writes; read without orbax, as it is read often and at the start.
     return json.loads((run / "checkpoints" / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
-
-
-def _array_types(items: Mapping[str, PyTree]) -> dict[str, str]:
-    return {
-        jax.tree_util.keystr(
-            path, simple=True, separator="."
-        ): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-        for path, leaf in jax.tree.leaves_with_path(dict(items))
-    }
 
 
 def _list(steps: list[int]) -> str:

@@ -24,6 +24,7 @@ from lstmx.training.metrics import is_finite
 from lstmx.training.optimizer import make_schedule
 from lstmx.training.progress import format_numbers, format_seconds
 from lstmx.training.run import Run, claim_run
+from lstmx.training.signals import stop_on_signals
 
 DEFAULT = "default"
 
@@ -230,9 +231,16 @@ def _run(module: ModuleType, arguments: Arguments, command: str) -> int:
 
 def _train(run: Run, task: Any, config: Any) -> Result:
     try:
-        return train_in(
-            run, task, steps=config.steps, seed=config.seed, optimizer=config.optimizer, loop=config.loop
-        )
+        with stop_on_signals() as stop:
+            return train_in(
+                run,
+                task,
+                steps=config.steps,
+                seed=config.seed,
+                optimizer=config.optimizer,
+                loop=config.loop,
+                stop=stop,
+            )
     except (CheckpointError, NonFiniteError, OSError) as error:
         _fail(str(error), code=1)
 

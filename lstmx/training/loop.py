@@ -6,22 +6,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lstmx.training import checkpoint
 from lstmx.training.averaging import exchange_average, observe_validation
-from lstmx.training.digest import saved_steps
 from lstmx.training.files import write_atomically
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
 from lstmx.training.optimizer import OptimizerConfig, make_optimizer
 from lstmx.training.progress import Progress, Throughput, format_numbers, format_seconds, show_progress
 from lstmx.training.run import Run, claim_run, keep_assets, make_record
-from lstmx.training.signals import StopRequest, stop_on_signals
-from lstmx.training.state import TrainState, abstract_state, init_state, make_keys, make_step
-from lstmx.training.task import VALIDATION, Task
+from lstmx.training.signals import StopRequest
+from lstmx.training.state import Keys, TrainState, abstract_state, init_state, make_keys, make_step
+from lstmx.training.stores import FolderStore, MemoryStore, Store
+from lstmx.training.task import VALIDATION, PyTree, Task
 
 if TYPE_CHECKING:
     import optax
@@ -98,6 +98,20 @@ class Result:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
 
 
+class Trained(NamedTuple):
+    """What `train_in_memory` returns.
+
+    Attributes:
+        result: how the training ended.
+        latest: the last parameters, or their average if the optimizer averages.
+        best: those of the lowest validation loss; None if there is no finite one.
+    """
+
+    result: Result
+    latest: PyTree
+    best: PyTree | None
+
+
 @dataclass(frozen=True)
 class _Settings:
     """What is recorded of a training that has no other config."""
@@ -113,12 +127,10 @@ class _Session:
     """What stays the same during one process of a run."""
 
     task: Task
-    run: Run
+    store: Store
     steps: int
     loop: LoopConfig
     sample_key: jax.Array
-    log: MetricsLog
-    saver: checkpoint.Saver
     progress: Progress
     throughput: Throughput
     started: float
@@ -137,12 +149,13 @@ def train(
     optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
     loop: LoopConfig = LoopConfig(),
     experiment: str = "python",
+    stop: StopRequest | None = None,
     quiet: bool = False,
 ) -> Result:
     """Trains a task in a run folder, or goes on with the training found there.
 
     Killed at any point and called again with the same arguments, it ends with the same bits as if it had not
-    been.
+    been. Signals keep their handlers: a KeyboardInterrupt reaches the caller.
 
     Args:
         task: model, data and loss.
@@ -152,6 +165,8 @@ def train(
         optimizer: a config, or any optax transformation (its settings are not recorded: keep them the same).
         loop: evaluation, checkpoints and log.
         experiment: name recorded in config.json.
+        stop: once true, training ends after the step in progress, with a checkpoint; see
+            `lstmx.training.stop_on_signals`.
         quiet: print nothing.
 
     Returns:
@@ -164,7 +179,9 @@ def train(
     """
     settings = optimizer if isinstance(optimizer, OptimizerConfig) else "optax"
     with claim_run(workdir, experiment, _Settings(steps, seed, settings, loop)) as run:
-        return train_in(run, task, steps=steps, seed=seed, optimizer=optimizer, loop=loop, quiet=quiet)
+        return train_in(
+            run, task, steps=steps, seed=seed, optimizer=optimizer, loop=loop, stop=stop, quiet=quiet
+        )
 
 
 def train_in(
@@ -175,14 +192,11 @@ def train_in(
     seed: int,
     optimizer: "OptimizerConfig | optax.GradientTransformation",
     loop: LoopConfig,
+    stop: StopRequest | None = None,
     quiet: bool = False,
 ) -> Result:
     """`train` in a run folder that is already claimed; arguments and errors as there."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    schedule = None
-    if isinstance(optimizer, OptimizerConfig):
-        optimizer, schedule = make_optimizer(optimizer, steps)
+    optimizer, schedule = _prepared(optimizer, steps)
     keys = make_keys(seed)
 
     target = checkpoint.state_items(abstract_state(task, optimizer))
@@ -197,7 +211,6 @@ def train_in(
     keep_assets(run.folder, task.assets() if hasattr(task, "assets") else {})
 
     with (
-        stop_on_signals() as stop,
         MetricsLog(run.folder, resumed_step=start, tensorboard=loop.tensorboard) as log,
         checkpoint.Saver(
             run.folder,
@@ -207,53 +220,108 @@ def train_in(
         ) as saver,
         show_progress(steps, start, quiet) as progress,
     ):
-        before = max((record.get("elapsed_s", 0.0) for record in log.records), default=0.0)
-        session = _Session(
-            task,
-            run,
-            steps,
-            loop,
-            keys.sample,
-            log,
-            saver,
-            progress,
-            Throughput(),
-            time.perf_counter() - before,
-        )
-        _introduce(session, start, seed)
-        train_step = make_step(task.loss, optimizer, schedule)
-        state = _advance(session, state, lambda state, batch: train_step(state, batch, keys.step), stop)
-        return _conclude(session, state, stop)
+        session = _session(task, FolderStore(run, log, saver), steps, loop, keys, progress)
+        _introduce(session, seed, f", in {run.folder}")
+        _introduce_run(session, run, start)
+        state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step, stop)
+        result = _result(session, state, stop)
+        if result.status == "finished":
+            write_atomically(run.folder / "result.json", json.dumps(result.summary(), indent=2) + "\n")
+            if hasattr(task, "draw"):
+                params, _ = exchange_average(state.params, state.opt_state)
+                for path in task.draw(params, run.folder):
+                    progress.say(f"picture: {path}")
+    return result
 
 
-def _introduce(session: _Session, start: int, seed: int) -> None:
+def train_in_memory(
+    task: Task,
+    *,
+    steps: int,
+    seed: int = 0,
+    optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
+    loop: LoopConfig = LoopConfig(),
+    params: PyTree | None = None,
+    quiet: bool = False,
+) -> Trained:
+    """Trains a task as `train` does, to the same bits, without a run folder: nothing touches the disk.
+
+    Args:
+        task: model, data and loss.
+        steps: number of updates.
+        seed: seed of all randomness.
+        optimizer: a config, or any optax transformation.
+        loop: evaluations and records; what it says of checkpoints has no effect.
+        params: the parameters to start from, of the shapes and dtypes of `task.init`; its own if None.
+        quiet: print nothing.
+
+    Returns:
+        The result, with the last and the best parameters.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is not finite.
+        ValueError: steps is below 1, or the parameters are of another model.
+    """
+    optimizer, schedule = _prepared(optimizer, steps)
+    keys, store = make_keys(seed), MemoryStore()
+    state = init_state(task, optimizer, keys.init, params)
+    with show_progress(steps, 0, quiet) as progress:
+        session = _session(task, store, steps, loop, keys, progress)
+        _introduce(session, seed)
+        state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step)
+    latest, _ = exchange_average(state.params, state.opt_state)
+    return Trained(_result(session, state), latest, store.best)
+
+
+def _prepared(optimizer, steps: int):
+    """The optax transformation and its schedule, None if it is not known."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return make_optimizer(optimizer, steps) if isinstance(optimizer, OptimizerConfig) else (optimizer, None)
+
+
+def _session(
+    task: Task, store: Store, steps: int, loop: LoopConfig, keys: Keys, progress: Progress
+) -> _Session:
+    before = max((record.get("elapsed_s", 0.0) for record in store.records), default=0.0)
+    started = time.perf_counter() - before
+    return _Session(task, store, steps, loop, keys.sample, progress, Throughput(), started)
+
+
+def _introduce(session: _Session, seed: int, place: str = "") -> None:
     say, task = session.progress.say, session.task
     device = jax.devices()[0]
     say(task.describe())
     say(
         f"{session.steps:,} steps of {task.units_per_step:,} {task.unit} on {device.device_kind} "
-        f"({device.platform}), seed {seed}, in {session.run.folder}"
+        f"({device.platform}), seed {seed}{place}"
     )
+
+
+def _introduce_run(session: _Session, run: Run, start: int) -> None:
+    say = session.progress.say
     if start:
         say(f"resuming at step {start}")
-    elif not session.run.is_new:
+    elif not run.is_new:
         say("starting again from step 0: no checkpoint was completed")
-    old, new = session.run.record.versions, make_record("", {}).versions
+    old, new = run.record.versions, make_record("", {}).versions
     for name in old:
-        if not session.run.is_new and old[name] != new.get(name):
+        if not run.is_new and old[name] != new.get(name):
             say(
                 f"note: the run was started with {name} {old[name]}, this is {new.get(name)}: bits may differ"
             )
 
 
-def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest) -> TrainState:
+def _advance(
+    session: _Session, state: TrainState, train_step, key: jax.Array, stop: StopRequest | None = None
+) -> TrainState:
     step, steps, loop = int(state.step), session.steps, session.loop
     began, first, pending = time.perf_counter(), step, None
     compiled, foretold = set(), False
     while step < steps:
         batch = session.task.batch(step)
         called = time.perf_counter()
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch, key)
         if (shapes := _shapes(batch)) not in compiled:
             compiled.add(shapes)
             session.throughput.leave_out(time.perf_counter() - called)
@@ -285,9 +353,7 @@ def _advance(session: _Session, state: TrainState, train_step, stop: StopRequest
             loss = _evaluate(session, state, step) if evaluates else None
             if loss is not None:
                 state = state._replace(opt_state=observe_validation(state.opt_state, loss))
-            # Records first: a checkpoint whose records are missing would never get them back.
-            session.log.sync()
-            session.saver.save(state, validation_loss=loss, record=vars(session.run.record))
+            session.store.save(state, loss)
             session.throughput.restart()
         if stopping:
             break
@@ -317,7 +383,7 @@ def _check_and_log(session: _Session, step: int, metrics: Mapping[str, jax.Array
     units = rate * session.task.units_per_step
     if logs:
         timing = {"elapsed_s": round(session.elapsed, 3)} | ({"units_per_s": round(units, 1)} if rate else {})
-        session.log.write({"step": step, "split": "train", **values, **shown, **timing})
+        session.store.write({"step": step, "split": "train", **values, **shown, **timing})
     left = (session.steps - step) / rate if rate else math.inf
     speed = f"{units:,.0f} {session.task.unit}/s" if rate else ""
     session.progress.update(step, shown or {"loss": values["loss"]}, speed, left)
@@ -326,12 +392,9 @@ def _check_and_log(session: _Session, step: int, metrics: Mapping[str, jax.Array
 def _explain(session: _Session, step: int, values: Mapping[str, float]) -> str:
     rate = values.get("learning_rate")
     known = "" if rate is None else f", learning rate {rate:.4g}"
-    saved = saved_steps(session.run.folder)
-    kept = f"the last checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
     return (
-        f"not finite at step {step}: loss {values['loss']:.4g}, grad norm {values['grad_norm']:.4g}{known}\n"
-        f"nothing of it was saved; {kept}. The same run would meet the same numbers again: start another\n"
-        "with a smaller --optimizer.learning-rate or --optimizer.clip-norm, or with --optimizer.warmup-steps"
+        f"not finite at step {step}: loss {values['loss']:.4g}, grad norm {values['grad_norm']:.4g}{known}"
+        f"{session.store.advice()}"
     )
 
 
@@ -341,32 +404,30 @@ def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
     if VALIDATION in session.task.splits:
         metrics = {name: float(value) for name, value in session.task.evaluate(params, VALIDATION).items()}
         loss = metrics["loss"]
-        best = best_validation(session.log.records)
+        best = best_validation(session.store.records)
         if not is_finite(loss):
             verdict = "not finite: never the best"
         elif best is None or loss <= best["loss"]:
             verdict = "best so far"
         else:
             verdict = f"best {best['loss']:.4g} at step {best['step']}"
-        session.log.write(
+        session.store.write(
             {"step": step, "split": VALIDATION, **metrics, "elapsed_s": round(session.elapsed, 3)}
         )
         session.progress.say(f"step {step}: validation {format_numbers(metrics)}  ({verdict})")
     if session.loop.sample:
         text = session.task.sample(params, jax.random.fold_in(session.sample_key, step))
         if text is not None:
-            folder = session.run.folder / "samples"
-            folder.mkdir(exist_ok=True)
-            write_atomically(folder / f"{step}.txt", text + "\n")
+            session.store.save_sample(step, text)
             session.progress.say("\n".join("  | " + line for line in text.splitlines()))
     return loss
 
 
-def _conclude(session: _Session, state: TrainState, stop: StopRequest) -> Result:
-    records, step = session.log.records, int(state.step)
+def _result(session: _Session, state: TrainState, stop: StopRequest | None = None) -> Result:
+    records, step = session.store.records, int(state.step)
     last = {record["split"]: record for record in records}
     finished = step == session.steps
-    result = Result(
+    return Result(
         status="finished" if finished else "interrupted",
         step=step,
         steps=session.steps,
@@ -374,13 +435,6 @@ def _conclude(session: _Session, state: TrainState, stop: StopRequest) -> Result
         train=last.get("train"),
         validation=last.get(VALIDATION),
         best=best_validation(records),
-        signal=None if finished else stop.signal,
+        signal=None if finished or stop is None else stop.signal,
         state=state,
     )
-    if finished:
-        write_atomically(session.run.folder / "result.json", json.dumps(result.summary(), indent=2) + "\n")
-        if hasattr(session.task, "draw"):
-            params, _ = exchange_average(state.params, state.opt_state)
-            for path in session.task.draw(params, session.run.folder):
-                session.progress.say(f"picture: {path}")
-    return result

@@ -46,18 +46,28 @@ def make_keys(seed: int) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), 3))
 
 
-def init_state(task: Task, optimizer: "optax.GradientTransformation", key: jax.Array) -> TrainState:
+def init_state(
+    task: Task, optimizer: "optax.GradientTransformation", key: jax.Array, params: PyTree | None = None
+) -> TrainState:
     """The state before the first step.
 
     Args:
         task: what is trained.
         optimizer: the optax transformation.
         key: the key given to `task.init`.
+        params: parameters to start from in place of those of `task.init`.
 
     Returns:
         A state whose every leaf has a buffer of its own.
+
+    Raises:
+        ValueError: the parameters differ from those of the task in structure, shape or dtype.
     """
-    params, carry = task.init(key)
+    own, carry = task.init(key)
+    if params is None:
+        params = own
+    else:
+        require_same_types(jax.tree.map(_own, own), params)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
     # Some optimizers put the parameters themselves into their state, and a buffer cannot be donated twice.
     # Python numbers and weakly typed arrays become arrays, else the second step would be compiled anew.
@@ -84,6 +94,21 @@ def on_default_device(abstract: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
     )
+
+
+def array_types(tree: PyTree) -> dict[str, str]:
+    """Dtypes and shapes by the names of arrays.
+
+    Example:
+        >>> array_types({"kernel": jnp.zeros((4, 2))})
+        {'kernel': 'float32[4,2]'}
+    """
+    return {
+        jax.tree_util.keystr(
+            path, simple=True, separator="."
+        ): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def make_step(
@@ -136,3 +161,34 @@ def _check_outputs(before: PyTree, after: PyTree, metrics: dict[str, jax.Array])
                 f"the carry must keep its shapes and dtypes, got {new.dtype}{new.shape} after "
                 f"{old.dtype}{old.shape} at {jax.tree_util.keystr(path) or 'its root'}"
             )
+
+
+def require_same_types(expected: PyTree, params: PyTree) -> None:
+    """Checks parameters against those of a task.
+
+    Args:
+        expected: the task's, arrays or `jax.ShapeDtypeStruct`.
+        params: those given.
+
+    Raises:
+        ValueError: they differ in structure, shape or dtype; the message names the parameters.
+
+    Example:
+        >>> require_same_types({"kernel": jnp.zeros((4, 3))}, {"kernel": jnp.zeros((4, 2))})
+        Traceback (most recent call last):
+        ValueError: params must be those of the task's model: kernel is float32[4,2], must be float32[4,3]
+    """
+    wanted, given = array_types(expected), array_types(params)
+    differing = [
+        f"{name} is {given.get(name, 'missing')}, must be {wanted.get(name, 'absent')}"
+        for name in [*wanted, *(name for name in given if name not in wanted)]
+        if given.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(f"params must be those of the task's model: {'; '.join(differing[:3])}{more}")
+    if jax.tree.structure(expected) != jax.tree.structure(params):
+        raise ValueError(
+            "params must have the structure of the task's, "
+            f"got {jax.tree.structure(params)} for {jax.tree.structure(expected)}"
+        )

@@ -19,6 +19,7 @@ from lstmx.training import (
     make_optimizer,
     make_step,
     read_metrics,
+    stop_on_signals,
     train,
 )
 from lstmx.training import checkpoint as checkpoints
@@ -32,7 +33,9 @@ TIMES = ("elapsed_s", "units_per_s")
 
 def run_toy(folder, *, task=None, steps=20, seed=0, loop=LOOP, optimizer=OPTIMIZER, quiet=True):
     task = task or toy.Toy(toy.Config())
-    return train(task, folder, steps=steps, seed=seed, optimizer=optimizer, loop=loop, quiet=quiet)
+    options = {"steps": steps, "seed": seed, "optimizer": optimizer, "loop": loop, "quiet": quiet}
+    with stop_on_signals() as stop:
+        return train(task, folder, stop=stop, **options)
 
 
 def records(folder):
