@@ -191,10 +191,10 @@ class Cell(nn.RNNCellBase):
 
     @nn.compact
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One step: `(carry, y)`."""
+        """One step: `(carry, y)`; a carry of None is the initial state, learnt or zeros."""
         params = _params(self, self.cell, inputs.shape[-1])
         state, y = step(self.cell, params, carry, inputs, implementation=self.implementation)
-        return as_carry(state, carry), y
+        return state if carry is None else as_carry(state, carry), y
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> PyTree:

@@ -263,9 +263,9 @@ class Cell(nnx.RNNCellBase):
         self.rngs = nnx.data(None) if carry_init is None else rngs.carry.fork()
 
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One step: `(carry, y)`."""
+        """One step: `(carry, y)`; a carry of None is the initial state, learnt or zeros."""
         state, y = step(self.cell, self.parameters(), carry, inputs, implementation=self.implementation)
-        return as_carry(state, carry), y
+        return state if carry is None else as_carry(state, carry), y
 
     def initialize_carry(
         self,

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import lstmx
-from lstmx import convert, regularizers
+from lstmx import convert, models, regularizers
 
 os.environ["KERAS_BACKEND"] = "jax"  # what Keras is imported with, if this test is the first to import it
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("cells.md", "migrating.md", "features.md")
+FILES = ("cells.md", "models.md", "migrating.md", "features.md")
 TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in FILES}
 OTHER_SYSTEMS = {"haiku", "keras", "onnx", "onnxruntime", "torch"}
 
@@ -106,6 +106,8 @@ def test_no_section_has_lost_its_snippets():
 
 def test_public_names_are_documented():
     assert {*lstmx.__all__} <= spoken_of(TEXTS["cells.md"])
+    assert {*models.__all__} <= spoken_of(TEXTS["models.md"])
+    assert len(snippets_of(TEXTS["models.md"])) == 6
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
