@@ -59,7 +59,7 @@ __all__ = [
     "which_implementation",
 ]
 
-_LAZY = ("convert", "data", "linen", "models", "nnx", "training")
+_LAZY = ("convert", "data", "forecasting", "linen", "models", "nnx", "training")
 
 
 def __getattr__(name: str):

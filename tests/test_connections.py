@@ -145,7 +145,13 @@ def test_learnt_initial_states_in_flax():
     cell = lstmx.nnx.Cell(lstmx.GRU(3, learn_initial_state=True), 3, rngs=nnx.Rngs(0))
     cell.params["initial"][...] = jnp.arange(3.0)
     np.testing.assert_array_equal(cell.initialize_carry((2, 3)), [[0, 1, 2]] * 2)
-    rnn = linen.RNN(lstmx.linen.Cell(lstmx.GRU(3, learn_initial_state=True)))
+    expected, _ = cell(cell.initialize_carry((2, 3)), jnp.ones((2, 3)))
+    np.testing.assert_array_equal(cell(None, jnp.ones((2, 3)))[0], expected)
+    own = lstmx.linen.Cell(cell.cell)
+    np.testing.assert_array_equal(
+        own.apply(lstmx.linen.variables(cell.parameters()), None, jnp.ones((2, 3)))[0], expected
+    )
+    rnn = linen.RNN(own)
     with pytest.raises(ValueError, match=r"learn_initial_state=True: flax\.linen\.RNN cannot"):
         rnn.init(jax.random.key(0), jnp.ones((2, 5, 3)))
 
