@@ -302,8 +302,7 @@ def stacked(
       >>> lstmx.networks.stacked(lstmx.LSTM(4), num_layers=2, bidirectional=True).output_size
       8
     """
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+    base.require_sizes(num_layers=num_layers)
     layer = Bidirectional(cell) if bidirectional else cell
     return Stack((layer,) * num_layers, dropout_rate, connections)
 

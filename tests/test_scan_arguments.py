@@ -75,6 +75,28 @@ def test_booleans_are_no_numbers_and_numbers_no_booleans(name, case):
         lstmx.scan(NETWORKS[name], params_of(NETWORKS[name]), XS, **options)
 
 
+SIZES = {
+    "hidden_size": lambda value: lstmx.LSTM(value),
+    "num_heads": lambda value: lstmx.GRU(4, num_heads=value),
+    "projection_size": lambda value: lstmx.LSTM(4, projection_size=value),
+    "input_size": lambda value: [cell.init(jax.random.key(0), value) for cell in (LSTM, lstmx.MinGRU(3))],
+    "num_layers": lambda value: lstmx.networks.stacked(GRU, value),
+    "rounds": lambda value: lstmx.Mogrifier(LSTM, rounds=value),
+    "rank": lambda value: lstmx.Mogrifier(LSTM, rank=value),
+    "kernel_size": lambda value: lstmx.ConvLSTM(2, (4, 4), kernel_size=value),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_integers_of_at_least_one(name):
+    for value in (True, 2.0, "2"):
+        with pytest.raises(TypeError, match=rf"{name} must .*integer.*, got {value!r}"):
+            SIZES[name](value)
+    with pytest.raises(ValueError, match=rf"{name} must be at least 1.*, got 0"):
+        SIZES[name](0)
+    SIZES[name](np.int64(1))
+
+
 def test_integers_of_numpy_are_integers():
     params = params_of(LSTM)
     expected = lstmx.scan(LSTM, params, XS)[1]

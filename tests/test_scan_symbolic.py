@@ -169,6 +169,26 @@ def test_noise(rates):
     assert_exported(network, SHAPES["time and batch"], key=jax.random.key(0))
 
 
+@pytest.mark.parametrize("network", [lstmx.LSTM(7), lstmx.Stack((lstmx.GRU(7), lstmx.SLSTM(7)))])
+def test_a_step_of_any_number_of_rows(network):
+    params, xs = case_of(network)
+    leaves, tree = jax.tree.flatten((params, network.initial_state((BATCH,)), xs[0], np.ones(BATCH, bool)))
+    (batch,) = jax.export.symbolic_shape("b")
+    count = len(jax.tree.leaves(params))
+    shapes = [
+        jax.ShapeDtypeStruct(leaf.shape if k < count else (batch, *leaf.shape[1:]), leaf.dtype)
+        for k, leaf in enumerate(leaves)
+    ]
+
+    @jax.jit
+    def step(leaves):
+        params, state, x, resets = tree.unflatten(leaves)
+        return jax.tree.leaves(lstmx.step(network, params, state, x, resets=resets))
+
+    exported = jax.export.export(step, platforms=["cpu", "tpu"])(shapes)
+    assert oracles.relative_error(exported.call(leaves), step(leaves)) <= 1e-6
+
+
 def test_an_implementation_that_needs_sizes_says_so():
     xs = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("t, b"), 3), np.float32)
     assert lstmx.which_implementation(lstmx.LSTM(4), xs=xs) == "fused"

@@ -253,6 +253,25 @@ def is_integer(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
+def require_sizes(**sizes: int) -> None:
+    """Checks sizes by the names of their arguments.
+
+    Raises:
+      TypeError: if one is not an integer; a bool is none.
+      ValueError: if one is below 1.
+
+    Example:
+      >>> require_sizes(hidden_size=0)
+      Traceback (most recent call last):
+      ValueError: hidden_size must be at least 1, got 0
+    """
+    for name, size in sizes.items():
+        if not is_integer(size):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
 def require_params_type(cell: Cell, params: Any) -> None:
     """Checks that the parameters of a cell are `Params`, and not what a file gives without their structure.
 
@@ -298,14 +317,8 @@ def validate(cell: Cell) -> None:
       ValueError: if a size or a clip is out of range, or `num_heads` does not divide `hidden_size`.
       TypeError: if a size is no integer, a dtype no floating type, or an initializer no function.
     """
-    for name in ("hidden_size", "num_heads", "projection_size"):
-        size = getattr(cell, name, None)
-        if size is None:
-            continue
-        if not is_integer(size):
-            raise TypeError(f"{name} must be an integer, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    sizes = {name: getattr(cell, name, None) for name in ("hidden_size", "num_heads", "projection_size")}
+    require_sizes(**{name: size for name, size in sizes.items() if size is not None})
     heads = getattr(cell, "num_heads", 1)
     for name in ("hidden_size", "projection_size"):
         size = getattr(cell, name, None)
@@ -325,12 +338,6 @@ def validate(cell: Cell) -> None:
         # Equal cells must hash alike, however their types were written.
         object.__setattr__(cell, name, dtype)
     initializers.check(cell)
-
-
-def require_input_size(input_size: int) -> None:
-    """Raises ValueError unless `input_size` is at least 1."""
-    if input_size < 1:
-        raise ValueError(f"input_size must be at least 1, got {input_size}")
 
 
 def output_size(cell: Cell) -> int:

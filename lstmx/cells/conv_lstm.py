@@ -121,7 +121,7 @@ class ConvLSTM:
         return tuple(max(0, (n - (k - 1) * d - 1) // stride + 1) for n, k, stride, d in axes)
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         rows = (*self.kernel_size, input_size)
@@ -197,7 +197,7 @@ def _sizes(name: str, value, count: int | None = None) -> tuple[int, ...]:
     single = not isinstance(value, tuple | list)
     sizes = (value,) * (count or 1) if single else tuple(value)
     for size in sizes:
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
+        if not base.is_integer(size):
             raise TypeError(f"{name} must consist of integers, got {value!r}")
         if size < 1:
             raise ValueError(f"{name} must be at least 1 in every dimension, got {value!r}")

@@ -73,7 +73,7 @@ class Elman:
         return 1 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         kernel = initializers.input_kernel(input_key, input_size, units, 1, dtype, self.kernel_init)

@@ -89,7 +89,7 @@ class GRU:
         return 3 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         bias_keys = jax.random.split(jax.random.fold_in(key, 2))

@@ -77,7 +77,7 @@ class IndRNN:
             raise ValueError(f"recurrent_range={(low, high)} has no effect with recurrent_init")
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         kernel = initializers.input_kernel(input_key, input_size, units, 1, dtype, self.kernel_init)

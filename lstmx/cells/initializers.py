@@ -44,7 +44,7 @@ def input_kernel(
       initializer: called with `(*rows, units)` for each gate; None for normal with variance 1/D (LeCun et al.
         1998).
     """
-    rows = (rows,) if isinstance(rows, int) else rows
+    rows = rows if isinstance(rows, tuple) else (rows,)
     if initializer is None:
         return jax.nn.initializers.lecun_normal()(key, (*rows, gates * units), dtype)
     return _by_gate("kernel_init", initializer, key, rows, units, gates, dtype)
@@ -71,7 +71,7 @@ def recurrent_kernel(
         None for orthogonal (Saxe et al. 2014).
       num_heads: N; more than one gives the block-diagonal `[N, P/N, gates, H/N]` of `base.affine`.
     """
-    rows = (rows,) if isinstance(rows, int) else rows
+    rows = rows if isinstance(rows, tuple) else (rows,)
     initializer = initializer or jax.nn.initializers.orthogonal()
     return _by_gate("recurrent_init", initializer, key, rows, units, gates, dtype, num_heads)
 

@@ -151,7 +151,7 @@ class LSTM:
         return len(self.gate_names) if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, gates, dtype = self.hidden_size, len(self.gate_names), self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         bias_key, extra_key = jax.random.split(jax.random.fold_in(key, 2))

@@ -88,7 +88,7 @@ class MGU:
             raise ValueError(f"reset must be one of {_RESETS}, got {self.reset!r}")
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
         kernel = initializers.input_kernel(input_key, input_size, units, 2, dtype, self.kernel_init)

@@ -215,7 +215,7 @@ def _validate(cell) -> None:
 
 
 def _init(cell, key: jax.Array, input_size: int, gates: int) -> base.Params:
-    base.require_input_size(input_size)
+    base.require_sizes(input_size=input_size)
     units, dtype = cell.hidden_size, cell.param_dtype
     kernel = initializers.input_kernel(key, input_size, units, gates, dtype, cell.kernel_init)
     input_params = {"kernel": kernel}

@@ -52,10 +52,7 @@ class Mogrifier:
     num_feature_axes = 1
 
     def __post_init__(self):
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1 or None, got {self.rank}")
+        base.require_sizes(rounds=self.rounds, **({} if self.rank is None else {"rank": self.rank}))
         initializers.check(self)
         if hasattr(self.cell, "scan"):
             raise TypeError(f"a Mogrifier wraps a cell, got the network {type(self.cell).__name__}")

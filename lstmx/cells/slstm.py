@@ -95,7 +95,7 @@ class SLSTM:
             raise ValueError(f'forget_gate must be "sigmoid" or "exp", got {self.forget_gate!r}')
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         kernel = initializers.input_kernel(key, input_size, units, 4, dtype, self.kernel_init)
         input_params = {"kernel": kernel}

@@ -38,25 +38,6 @@ def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def require_sizes(**sizes: int) -> None:
-    """Checks sizes by the names of their arguments.
-
-    Raises:
-      TypeError: if one is not an integer; a bool is none.
-      ValueError: if one is below 1.
-
-    Example:
-      >>> require_sizes(hidden_size=0)
-      Traceback (most recent call last):
-      ValueError: hidden_size must be at least 1, got 0
-    """
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise TypeError(f"{name} must be an integer, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
 def noise_options(
     model: nnx.Module, deterministic: bool | None, rngs: nnx.Rngs | nnx.RngStream | None
 ) -> dict:

@@ -125,7 +125,7 @@ class AttentionCell:
 
     def init(self, key: jax.Array, input_size: int) -> Params:
         """Draws parameters for inputs of `input_size` features."""
-        base.require_input_size(input_size)
+        base.require_sizes(input_size=input_size)
         key, *keys = jax.random.split(key, 1 + len(self.layers))
         sizes = [base.output_size(layer) for layer in self.layers]
         fed = self.vector_size if self.input_feeding else 0

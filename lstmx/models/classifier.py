@@ -8,7 +8,8 @@ from flax import nnx
 
 import lstmx
 import lstmx.nnx
-from lstmx.models.arguments import make_cell, noise_options, require_choice, require_sizes
+from lstmx.cells.base import require_sizes
+from lstmx.models.arguments import make_cell, noise_options, require_choice
 
 POOLINGS = ("last", "max", "mean", "attention")
 

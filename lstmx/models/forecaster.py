@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstmx.models.arguments import noise_options, require_sizes
+from lstmx.cells.base import require_sizes
+from lstmx.models.arguments import noise_options
 from lstmx.models.forecast_heads import ForecastHead
 from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers
 from lstmx.models.instance_scaling import InstanceScaling, Scaling

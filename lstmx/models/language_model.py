@@ -8,8 +8,8 @@ from flax import nnx
 
 import lstmx
 import lstmx.nnx
-from lstmx.cells.base import PyTree
-from lstmx.models.arguments import make_cell, noise_options, require_sizes
+from lstmx.cells.base import PyTree, require_sizes
+from lstmx.models.arguments import make_cell, noise_options
 from lstmx.regularizers import embedding_dropout, locked_dropout, require_rate
 
 
