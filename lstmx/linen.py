@@ -24,7 +24,7 @@ class Layer(nn.Module):
 
     Attributes:
       network: a cell, or a network of `lstmx.networks`.
-      deterministic: whether dropout and regularizers are off; None if each call says so.
+      deterministic: whether dropout and regularizers are off; None if it is an argument of each call.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -77,13 +77,13 @@ class Layer(nn.Module):
 
 
 def variables(params: PyTree) -> dict:
-    """Parameters as the variables of a `Layer` or `Cell`: of converted weights, for example.
+    """Parameters, such as converted weights, as the variables of a `Layer` or `Cell`.
 
     Args:
-      params: as `network.init` and `lstmx.convert` give them.
+      params: as `network.init` and `lstmx.convert` return them.
 
     Returns:
-      What `apply` takes, `{"params": ...}`.
+      The variables for `apply`, `{"params": ...}`.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -99,7 +99,7 @@ def variables(params: PyTree) -> dict:
 class _Layers(Layer):
     """Layers of one type of cell, whose options are fields of the module; see `LSTM`."""
 
-    # Made from the fields; a field of its own would be a second place for the same.
+    # A property here: the network follows from the other fields. ClassVar removes the inherited field.
     network: ClassVar
 
     hidden_size: int
@@ -115,8 +115,8 @@ class _Layers(Layer):
             for field in options:
                 setattr(cls, field.name, dataclasses.field(default=field.default, kw_only=True))
             cls.cell_type = cell_type
-            # Flax names submodules after their class. Variables of models from when these were no classes of
-            # their own are under this name.
+            # Flax names submodules after their class. These were once instances of `Layer`: with its name,
+            # variables saved then still load.
             cls.__name__ = "Layer"
         super().__init_subclass__(**kwargs)
 
@@ -143,13 +143,16 @@ def _network_of(layers: _Layers):
 class LSTM(_Layers, cell_type=cells.LSTM):
     """LSTM layers.
 
-    The size of the inputs is found out at the first call, as in Linen.
+    The size of the inputs is inferred at the first call, as everywhere in Linen. Lifted transforms
+    (`nn.remat`, `nn.vmap`, ...) apply to the class. Unnamed submodules are called `Layer_0`, `Layer_1`, ...
 
     Attributes:
       hidden_size: H, units of each layer and direction.
-      num_layers, bidirectional, dropout_rate, connections: as of `lstmx.nnx.LSTM`.
+      num_layers, bidirectional, dropout_rate, connections: as in `lstmx.nnx.LSTM`.
       forget_bias, peephole, dtype, kernel_init, ...: all fields of `lstmx.LSTM`, with their defaults.
-      deterministic: as of `Layer`.
+        Initializers may carry partitioning metadata (`nn.with_partitioning`); the axes of each parameter are
+        listed in docs/cells.md.
+      deterministic: as in `Layer`.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -173,7 +176,7 @@ class Cell(nn.RNNCellBase):
 
     Attributes:
       cell: the cell.
-      carry_init: draws each array of the initial state, as in the cells of Flax; None for zeros.
+      carry_init: draws each array of the initial state, as in Flax's cells; None for zeros.
       implementation: of each step, as for `lstmx.step`; `"reference"` for derivatives in forward mode.
 
     Example:
@@ -191,7 +194,7 @@ class Cell(nn.RNNCellBase):
 
     @nn.compact
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One step: `(carry, y)`; a carry of None is the initial state, learnt or zeros."""
+        """One step: `(carry, y)`; a carry of None is the initial state, learned or zeros."""
         params = _params(self, self.cell, inputs.shape[-1])
         state, y = step(self.cell, params, carry, inputs, implementation=self.implementation)
         return state if carry is None else as_carry(state, carry), y
@@ -205,7 +208,7 @@ class Cell(nn.RNNCellBase):
         """
         if learns_initial_state(self.cell):
             raise ValueError(
-                "learn_initial_state=True: flax.linen.RNN cannot be given a learnt initial state; use "
+                "learn_initial_state=True: flax.linen.RNN does not support a learned initial state; use "
                 "lstmx.linen.Layer, or pass initial_carry"
             )
         state = self.cell.initial_state(input_shape[: len(input_shape) - self.num_feature_axes])
@@ -223,7 +226,7 @@ class Cell(nn.RNNCellBase):
 
 
 def _params(module: nn.Module, network, in_features: int) -> PyTree:
-    """The parameters of a cell or network, declared in the module that is running."""
+    """The parameters of a cell or network, as a variable of the running module."""
     layout = _layout(network, in_features)
 
     def init(key):

@@ -1,8 +1,8 @@
-"""Flax NNX: layers, and any cell as a `flax.nnx.RNNCellBase`. A thin skin over `lstmx.scan` and `lstmx.step`.
+"""Flax NNX: layers, and any cell as a `flax.nnx.RNNCellBase`; thin wrappers of `lstmx.scan` and `lstmx.step`.
 
 Arrays are batch-major here, as everywhere in Flax: inputs `[*batch, T, D]`, masks and resets `[*batch, T]`.
 
-Example, an LSTM layer in a model of your own:
+An LSTM layer in a model of your own:
 
     >>> import jax.numpy as jnp, lstmx
     >>> from flax import nnx
@@ -38,12 +38,12 @@ class Layer(nnx.Module):
     Args:
       network: a cell, or a network of `lstmx.networks`.
       in_features: D.
-      params: the parameters, as `lstmx.convert` gives them; None draws them.
-      rngs: `params` for the parameters, `dropout` for the noise of dropout and regularizers (it may be left
-        out if every call brings its own). None if `params` are given and there is no noise.
+      params: the parameters, as `lstmx.convert` returns them; None draws them.
+      rngs: `params` for the parameters, `dropout` for the noise of dropout and regularizers (not needed if
+        every call passes its own). None if `params` are given and there is no noise.
 
     Raises:
-      ValueError: if `params` are not what the network has, naming the part; if there are neither `params` nor
+      ValueError: if `params` do not fit the network, naming the part; if there are neither `params` nor
         `rngs`.
 
     Example:
@@ -85,13 +85,14 @@ class Layer(nnx.Module):
 
         Args:
           xs: `[*batch, T, D]`.
-          initial_state: leaves `[*batch, ...]`, None for zeros, or for the one that is learnt.
+          initial_state: leaves `[*batch, ...]`, None for zeros, or the learned one.
           lengths: integers `[*batch]`.
           mask: bool `[*batch, T]`, True where a step exists.
-          resets: bool `[*batch, T]`, True where the state is made fresh before the step.
+          resets: bool `[*batch, T]`, True where the state is reset before the step.
           segment_ids: integers `[*batch, T]`, for sequences packed into rows.
-          reverse: whether time runs backwards.
-          deterministic: True for no noise; None for what `model.train()` or `model.eval()` has set.
+          reverse: whether sequences are read backwards.
+          deterministic: True for no noise; None for the mode that `train()` or `eval()` has set (training at
+            first, as in Flax's own layers).
           rngs: for the noise, instead of the layer's own stream.
           **options: `implementation`, `remat`, `unroll` and `return_states` of `lstmx.scan`.
 
@@ -130,11 +131,11 @@ class Layer(nnx.Module):
         return step(self.network, self.parameters(), state, x, resets=resets, implementation=implementation)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
-        """The state before the first step, learnt where it is."""
+        """The state before the first step: learned, or zeros."""
         return networks.start(self.network, self.parameters(), batch_shape)
 
     def parameters(self) -> PyTree:
-        """The parameters as `lstmx.scan` takes them."""
+        """The parameters in the form of `lstmx.scan`."""
         return _arrays(self.params, self.layout)
 
 
@@ -178,9 +179,14 @@ class LSTM(Layer):
       num_layers: layers, each reading the outputs of the one below.
       bidirectional: whether each layer reads in both directions (outputs 2H).
       dropout_rate: dropout between layers, in [0, 1).
-      connections: `"plain"`, `"residual"` or `"dense"`, as of `lstmx.Stack`.
+      connections: `"plain"`, `"residual"` or `"dense"`, as in `lstmx.Stack`.
       rngs: `params` and, with dropout, `dropout`.
-      **cell_options: the other fields of `lstmx.LSTM`: `forget_bias`, `peephole`, `dtype`, ...
+      **cell_options: the other fields of `lstmx.LSTM`: `forget_bias`, `peephole`, `dtype`, `kernel_init`, ...
+        Initializers may carry partitioning metadata (`nnx.with_partitioning`); the axes of each parameter are
+        listed in docs/cells.md.
+
+    Raises:
+      ValueError: if an option is invalid, or has no effect with one layer.
 
     Example:
       >>> import jax.numpy as jnp, lstmx
@@ -229,8 +235,8 @@ class Cell(nnx.RNNCellBase):
     Args:
       cell: the cell.
       in_features: D.
-      carry_init: draws each array of the initial state, as in the cells of Flax; None for the state that is
-        learnt, or zeros.
+      carry_init: draws each array of the initial state, as in Flax's cells; None for the learned state, or
+        zeros.
       implementation: of each step, as for `lstmx.step`; `"reference"` for derivatives in forward mode.
       rngs: `params` for the parameters, and `carry` if there is a `carry_init`.
 
@@ -263,7 +269,7 @@ class Cell(nnx.RNNCellBase):
         self.rngs = nnx.data(None) if carry_init is None else rngs.carry.fork()
 
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One step: `(carry, y)`; a carry of None is the initial state, learnt or zeros."""
+        """One step: `(carry, y)`; a carry of None is the initial state, learned or zeros."""
         state, y = step(self.cell, self.parameters(), carry, inputs, implementation=self.implementation)
         return state if carry is None else as_carry(state, carry), y
 
@@ -278,8 +284,8 @@ class Cell(nnx.RNNCellBase):
         Args:
           input_shape: `(*batch, D)`.
           rngs: stream `carry`, for `carry_init`; None for the cell's own.
-          carry_init: draws each array of the state; None for that of the constructor, or else the state that
-            is learnt, or zeros.
+          carry_init: draws each array of the state; None for that of the constructor, else the learned state,
+            or zeros.
 
         Raises:
           ValueError: if there is a `carry_init` but no stream.
@@ -296,7 +302,7 @@ class Cell(nnx.RNNCellBase):
         return jax.tree.map(lambda leaf: carry_init(stream(), leaf.shape, leaf.dtype), state)
 
     def parameters(self) -> PyTree:
-        """The parameters as `lstmx.step` takes them."""
+        """The parameters in the form of `lstmx.step`."""
         return _arrays(self.params, self.layout)
 
     @property
@@ -312,7 +318,7 @@ def _drawn(network, key: jax.Array, in_features: int) -> tuple[Layout, nnx.Dict]
 
 
 def _variables(params: PyTree, box_of: Callable = lambda array: None) -> tuple[Layout, nnx.Dict]:
-    """Parameters as `nnx.Param`s under the names of their parts, and how to put them together again."""
+    """Parameters as `nnx.Param`s under the names of their parts, and the layout that restores the tree."""
     layout = layout_of(params)
 
     def param(array):

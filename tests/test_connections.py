@@ -152,7 +152,7 @@ def test_learnt_initial_states_in_flax():
         own.apply(lstmx.linen.variables(cell.parameters()), None, jnp.ones((2, 3)))[0], expected
     )
     rnn = linen.RNN(own)
-    with pytest.raises(ValueError, match=r"learn_initial_state=True: flax\.linen\.RNN cannot"):
+    with pytest.raises(ValueError, match=r"learn_initial_state=True: flax\.linen\.RNN does not"):
         rnn.init(jax.random.key(0), jnp.ones((2, 5, 3)))
 
 

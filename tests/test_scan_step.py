@@ -81,7 +81,7 @@ def test_the_learnt_start_is_the_same_everywhere(name):
     assert oracles.relative_error(of_linen, expected.swapaxes(0, 1)) <= 1e-6
     zeros = lstmx.step(network, params, network.initial_state((BATCH,)), x)[1]
     assert oracles.relative_error(zeros, expected[0]) > 1e-3
-    with pytest.raises(ValueError, match=r"flax\.linen\.RNN cannot be given a learnt initial state"):
+    with pytest.raises(ValueError, match=r"flax\.linen\.RNN does not support a learned initial state"):
         lstmx.linen.Cell(network).initialize_carry(jax.random.key(0), (BATCH, 3))
 
 

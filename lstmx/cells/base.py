@@ -1,16 +1,16 @@
 """What a recurrent cell is: two linear maps and a pointwise update.
 
-    z_t = input_map(params.input, x_t)                knows nothing of time
-    r_t = recurrent_map(params.recurrent, y_{t-1})    the only matmul that time cannot escape
-    s_t = update(params.update, s_{t-1}, z_t, r_t)    gates: cheap, elementwise or nearly
-    y_t = output(s_t)                                 shown to the world and to the cell's own recurrent map
+    z_t = input_map(params.input, x_t)                independent of time
+    r_t = recurrent_map(params.recurrent, y_{t-1})    the only matmul that must stay in the loop
+    s_t = update(params.update, s_{t-1}, z_t, r_t)    gates: cheap, (almost) elementwise
+    y_t = output(s_t)                                 read by the caller and by the recurrent map
 
-A driver that knows these four can hoist the input map, mask, reset and reverse time, and run one
-hand-written reverse pass for every cell (`lstmx.implementations.fused`).
+With these four functions a driver can compute the input map for all steps at once, mask, reset and reverse
+time, and use one hand-written reverse pass for every cell (`lstmx.implementations.fused`).
 
-Axes, in the order in which arrays carry them:
+Axes, in the order in which they occur:
 
-    T  time            B  batch (any number of axes, none included)
+    T  time            B  batch (any number of axes, including none)
     D  input features  H  hidden units    K  gate pre-activations (4H for an LSTM)
 """
 
@@ -32,7 +32,7 @@ State = PyTree
 
 
 class Params(NamedTuple):
-    """Parameters of a cell: one pytree for each of its three parts, and the initial state if it is learnt."""
+    """Parameters of a cell: a pytree for each of its three parts, and the initial state if it is learned."""
 
     input: PyTree
     recurrent: PyTree
@@ -97,7 +97,7 @@ class Cell(Protocol):
 
 
 def affine(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """`x @ kernel + bias`, computed in the type of `x` whatever the parameters are stored in.
+    """`x @ kernel + bias`, computed in the type of `x`, regardless of that of the parameters.
 
     The bias is added, and its gradient summed, in float32 at least.
 
@@ -115,7 +115,7 @@ def affine(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 
 def affine_by_gate(params: dict[str, jax.Array], xs: Sequence[jax.Array]) -> jax.Array:
-    """`affine`, each gate reading an input of its own: `[..., D]` of each of G gates give `[..., G * H]`."""
+    """`affine` with a separate input for each gate: `[..., D]` of each of G gates give `[..., G * H]`."""
     kernels = jnp.split(params["kernel"], len(xs), axis=-1)
     z = jnp.concatenate([dot(kernel, x) for kernel, x in zip(kernels, xs, strict=True)], axis=-1)
     return _with_bias(params, z)
@@ -131,8 +131,8 @@ def _with_bias(params: dict[str, jax.Array], z: jax.Array) -> jax.Array:
 def matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
     """`x @ kernel`, in the type of `x`: `[..., n]` and `[n, m]` give `[..., m]`.
 
-    Cells write the matmuls of their updates with this function, and with a leaf of `params.update` as it is
-    for a kernel: a driver can then see them (`recording`), and take their weight gradients out of the loop.
+    Cells call this for the matmuls of their updates, with an unmodified leaf of `params.update` as kernel: a
+    driver can then record them (`recording`) and compute their weight gradients outside of the loop.
     """
     recorder = _recorder.get()
     product = None if recorder is None else recorder(kernel, x)
@@ -140,21 +140,21 @@ def matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def dot(kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """`matmul`, unseen by any recorder."""
-    # One axis of rows: XLA:CPU contracts over several, as the gradient of the kernel would, several times
-    # slower.
+    """`matmul`, not recorded."""
+    # One axis of rows: the gradient of the kernel contracts over them, and XLA:CPU is several times slower at
+    # contracting over several axes.
     rows = x if x.ndim == 1 else x.reshape(-1, x.shape[-1])
     kernel = kernel.astype(x.dtype)
     if x.shape[-1] == 1 and x.ndim > 1:
-        # XLA turns this into an elementwise product, and then XLA:CPU fuses it into the gates, with the slice
-        # of one step's x, and emits them unvectorised: in twice the time. A second feature forbids it.
+        # XLA turns this into an elementwise product, which XLA:CPU then fuses into the gates together with
+        # the slice of one step's x, without vectorising: twice as slow. A second feature prevents it.
         rows, kernel = jnp.pad(rows, ((0, 0), (0, 1))), jnp.pad(kernel, ((0, 1), (0, 0)))
     return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _block_matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
     heads, size, gates, units = kernel.shape
-    # One matmul of two axes a head: XLA:CPU is a fifth slower with the four axes of the equivalent einsum.
+    # One matmul with two axes per head: the equivalent einsum with four axes is a fifth slower on XLA:CPU.
     rows = x.reshape(-1, heads, size).swapaxes(0, 1)
     z = rows @ kernel.astype(x.dtype).reshape(heads, size, gates * units)
     z = z.reshape(heads, -1, gates, units).transpose(1, 2, 0, 3)
@@ -181,7 +181,7 @@ def dense_input_shape(params: Params) -> tuple[int, ...]:
 
 
 def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """The type of a state that integrates over time: float32 where the compute type is narrower.
+    """The type of a state that integrates over time: the compute type, but float32 at least.
 
     Example:
       >>> carried_dtype("bfloat16"), carried_dtype("float64")
@@ -191,7 +191,7 @@ def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 
 def initial_params(cell: Cell) -> State:
-    """The part `initial` of the parameters: zeros of the stored type if the cell learns it, else nothing."""
+    """The part `initial` of the parameters: zeros in `param_dtype` if the cell learns it, otherwise empty."""
     if not getattr(cell, "learn_initial_state", False):
         return ()
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), cell.initial_state())
@@ -211,7 +211,7 @@ def learns_initial_state(network: Any) -> bool:
 
 
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
-    """The state before the first step: learnt, where `params` have one, else `cell.initial_state`."""
+    """The state before the first step: the learned one if `params` hold it, else `cell.initial_state`."""
     require_params_type(cell, params)
     state = cell.initial_state(batch_shape)
     if not jax.tree.leaves(params.initial):
@@ -225,7 +225,7 @@ def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
 
 
 def resolved(cell: Cell, params: PyTree, x: ArrayLike) -> Cell:
-    """The same cell with its compute type settled: `cell.dtype`, else promoted from parameters and input."""
+    """The same cell with a definite compute type: `cell.dtype`, else promoted from parameters and input."""
     if cell.dtype is not None:
         return with_dtype(cell, cell.dtype) if initializers.names_in(cell) else cell
     dtype = jnp.result_type(*jax.tree.leaves(params), x)
@@ -315,7 +315,7 @@ def validate(cell: Cell) -> None:
 
     Raises:
       ValueError: if a size or a clip is out of range, or `num_heads` does not divide `hidden_size`.
-      TypeError: if a size is no integer, a dtype no floating type, or an initializer no function.
+      TypeError: if a size is not an integer, a dtype not a floating type, or an initializer not a function.
     """
     sizes = {name: getattr(cell, name, None) for name in ("hidden_size", "num_heads", "projection_size")}
     require_sizes(**{name: size for name, size in sizes.items() if size is not None})
@@ -335,7 +335,7 @@ def validate(cell: Cell) -> None:
         dtype = jnp.dtype(value)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"{name} must be a floating type, got {dtype.name}")
-        # Equal cells must hash alike, however their types were written.
+        # Equal cells must have equal hashes, however their types were written.
         object.__setattr__(cell, name, dtype)
     initializers.check(cell)
 

@@ -19,7 +19,7 @@ _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
 @dataclasses.dataclass(frozen=True)
 class ConvLSTM:
-    """ConvLSTM cell: an LSTM at every point of a grid, that sees its neighbours.
+    """ConvLSTM cell: an LSTM at every point of a grid, connected to its neighbours.
 
         i, f, g, o = split(W * x_t + b + U * h_{t-1})       * is a convolution
         i += p_i c_{t-1},  f += p_f c_{t-1},  o += p_o c_t   with peephole=True
@@ -31,19 +31,19 @@ class ConvLSTM:
 
     Attributes:
       hidden_size: H, the number of channels of the state.
-      spatial_shape: of the inputs: one, two or three sizes.
+      spatial_shape: one, two or three sizes, of the inputs.
       kernel_size: of both convolutions, a number or one for each dimension.
       strides: of the convolution of the inputs; that of the states has stride 1.
       dilation: of the convolution of the inputs; that of the states has none.
       padding: of the convolution of the inputs, `"same"` or `"valid"`; that of the states is padded with
         zeros to keep their shape.
-      peephole: whether the gates see the cell, with a weight for each place, as in the paper.
+      peephole: whether the gates read the cell, with a weight for each place, as in the paper.
       forget_bias: initial value of the forget gate's bias (Jozefowicz et al. 2015: 1).
       use_bias: whether there is a bias; without one `forget_bias` has no effect.
       gate_activation: of i, f and o: a name, or a name with numbers (`lstmx.cells.activations`).
       candidate_activation: of g.
       output_activation: of c_t in h_t.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the convolutions; None promotes from parameters and inputs. `c` is kept in float32 at
         least.
       param_dtype: type in which the parameters are stored.
@@ -183,8 +183,8 @@ class ConvLSTM:
         a = dict(zip("ifgo", jnp.split(z.astype(wide) + r.astype(wide), 4, axis=-1), strict=True))
 
         def gate(name, c):
-            seen = params["peephole"][name].astype(wide) * c if self.peephole else 0
-            return resolve(self.gate_activation)(a[name] + seen)
+            peephole = params["peephole"][name].astype(wide) * c if self.peephole else 0
+            return resolve(self.gate_activation)(a[name] + peephole)
 
         i, f = gate("i", state.c), gate("f", state.c)
         g = resolve(self.candidate_activation)(a["g"])

@@ -23,7 +23,7 @@ class Elman:
       use_bias: whether there is a bias.
       gate_clip: limit of the magnitude of the pre-activation (ONNX's `clip`).
       num_heads: N blocks on the diagonal of U.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmuls and of the state; None promotes from parameters and inputs.
       param_dtype: type in which the parameters are stored.
       kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are
@@ -69,7 +69,7 @@ class Elman:
 
     @property
     def num_gates_masked(self) -> int | None:
-        """The gates that can each read a masked h of their own; None where heads forbid it."""
+        """The number of gates that can each read a separately masked h; None with heads."""
         return 1 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:

@@ -25,13 +25,13 @@ class GRU:
     Attributes:
       hidden_size: H, the number of units.
       reset_after: whether the reset gate acts on the result of the recurrent matmul, as in cuDNN, torch and
-        Keras, or on what it reads, which costs a second matmul in the loop.
+        Keras, or on its input, which costs a second matmul in the loop.
       use_bias: whether there are biases.
       gate_activation: of reset and update; a name, or a name with numbers (`lstmx.cells.activations`).
       candidate_activation: of n.
       gate_clip: limit of the magnitude of the pre-activations (ONNX's `clip`).
       num_heads: N blocks on the diagonal of U.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmuls; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
@@ -42,9 +42,9 @@ class GRU:
 
     Parameters: `input.kernel` `[D, 3H]`, `input.bias` `[3H]`, `recurrent.kernel` `[H, 3H]`,
     `recurrent.bias` `[3H]`, gates in the order reset, update, n. Only the last third of the recurrent bias
-    cannot be expressed by the input bias; the whole is kept so that weights of cuDNN, torch and Keras fit.
+    cannot be merged into the input bias; all of it exists so that weights of cuDNN, torch and Keras fit.
     With `reset_after=False` `recurrent.kernel` is `[H, 2H]`, has no bias, and U_n is `update.kernel`
-    `[H, H]`. With heads, kernels are `[N, H/N, gates, H/N]`, one block a head.
+    `[H, H]`. With heads, kernels are `[N, H/N, gates, H/N]`, one block per head.
 
     The state is the array h `[*batch, H]`.
 
@@ -85,7 +85,7 @@ class GRU:
 
     @property
     def num_gates_masked(self) -> int | None:
-        """The gates that can each read a masked h of their own; None where heads forbid it."""
+        """The number of gates that can each read a separately masked h; None with heads."""
         return 3 if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
@@ -117,11 +117,11 @@ class GRU:
 
     def recurrent_map(self, params, y):
         r = base.affine(params, y)
-        # The candidate's matmul reads what this one read: y, or y with a regularizer's mask.
+        # The candidate's matmul has the same input as this one: y, or y with a regularizer's mask.
         return r if self.reset_after else (r, y)
 
     def recurrent_map_by_gate(self, params, ys):
-        """`recurrent_map`, each gate reading an h of its own, in the order reset, update, n."""
+        """`recurrent_map` with a separate h for each gate, in the order reset, update, n."""
         if self.reset_after:
             return base.affine_by_gate(params, ys)
         return base.affine_by_gate(params, ys[:2]), ys[2]
@@ -152,7 +152,7 @@ class GRU:
 
     @property
     def is_plain(self) -> bool:
-        """Whether no option changes the step from that of cuDNN and torch."""
+        """Whether a step is that of cuDNN and torch."""
         default = (self.gate_activation, self.candidate_activation) == ("sigmoid", "tanh")
         return default and self.reset_after and self.gate_clip is None
 
@@ -169,7 +169,7 @@ def _plain_gates(h: jax.Array, z: jax.Array, r: jax.Array) -> jax.Array:
 
 @_plain_gates.defjvp
 def _plain_gates_jvp(primals, tangents):
-    # As in the LSTM: one coefficient a tangent, five arrays kept for the reverse pass.
+    # As in the LSTM: one coefficient per tangent, five arrays stored for the reverse pass.
     h, z, r = primals
     reset, update, n, r_n = _activate(z, r)
     dh, dz, dr = tangents

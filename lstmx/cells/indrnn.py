@@ -13,21 +13,21 @@ from lstmx.cells.initializers import Initializer
 
 @dataclasses.dataclass(frozen=True)
 class IndRNN:
-    """IndRNN cell: an Elman cell each of whose units sees, of the past, itself alone.
+    """IndRNN cell: an Elman cell in which each unit is recurrently connected only to itself.
 
         h_t = relu(x_t W + b + u * h_{t-1})
 
-    A unit's gradient over T steps is bounded by `|u| ** T`, so that with |u| near 1 and an activation that
-    does not saturate thousands of steps can be bridged; units meet one another in the next layer.
+    A unit's gradient over T steps is bounded by `|u| ** T`, so that |u| near 1 and an activation that does
+    not saturate can bridge thousands of steps; units interact in the next layer.
 
     Attributes:
       hidden_size: H, the number of units.
       activation: a name, or a name with numbers (`lstmx.cells.activations`).
       recurrent_range: `init` draws u uniformly from this interval. The paper, for sequences of T steps and
         relu: `(0, 2 ** (1 / T))`, in the last of several layers `(2 ** (-1 / T), 2 ** (1 / T))`, and |u| is
-        clipped to the upper end after every update; for long sequences that is the default, about.
+        clipped to the upper end after every update; for long sequences the default is about the same.
       use_bias: whether there is a bias.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmuls and of the state; None promotes from parameters and inputs.
       param_dtype: type in which the parameters are stored.
       kernel_init: initializer of `input.kernel`, called for each gate; None for the default. Initializers are

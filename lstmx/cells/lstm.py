@@ -35,34 +35,34 @@ class LSTM:
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
         h_t = sigmoid(o) * tanh(c_t)
 
-    and its variants, as options that combine freely (equations in docs/cells.md).
+    and its variants, options that combine freely (equations in docs/cells.md).
 
     Attributes:
       hidden_size: H, the number of units.
-      forget_bias: initial value of the forget gate's bias (Jozefowicz et al. 2015: 1). It is added by
-        `init` alone, never at run time.
+      forget_bias: initial value of the forget gate's bias (Jozefowicz et al. 2015: 1). It is added only by
+        `init`, never at run time.
       use_bias: whether there is a bias; without one `forget_bias` has no effect.
-      peephole: whether i and f see c_{t-1} and o sees c_t, unit by unit (Gers et al. 2002).
+      peephole: whether i and f read c_{t-1} and o reads c_t, unit by unit (Gers et al. 2002).
       input_gate: `"full"`, `"coupled"` (i = 1 - f; Greff et al. 2015: CIFG), `"capped"` (min(i, 1 - f), which
         bounds c; Melis et al. 2018) or `"none"` (i = 1).
       forget_gate: False for f = 1, the LSTM of 1997.
       output_gate: False for o = 1.
-      gate_recurrence: whether i, f and o see the gates of t-1 through matrices (Greff et al. 2015: FGR).
+      gate_recurrence: whether i, f and o read the gates of t-1 through matrices (Greff et al. 2015: FGR).
       gate_activation: of i, f and o; a name, or a name with numbers (`lstmx.cells.activations`).
       candidate_activation: of g; `"identity"` for none.
       output_activation: of c_t on its way to h_t; `"identity"` for none.
-      layer_norm: `"ba"` (Ba et al. 2016: over all gates jointly, x_t W and h_{t-1} U apart; c normalised on
-        its way to h alone), `"fastrnns"` (as in torch's benchmark and TensorFlow Addons: c carried
-        normalised), `"per_gate"` (as in TFLite: each gate's whole pre-activation; c not normalised), or None.
+      layer_norm: `"ba"` (Ba et al. 2016: over all gates jointly, x_t W and h_{t-1} U separately; c normalised
+        only in h), `"fastrnns"` (as in torch's benchmark and TensorFlow Addons: c carried over normalised),
+        `"per_gate"` (as in TFLite: the pre-activation of each gate; c not normalised), or None.
       layer_norm_epsilon: added to variances.
       projection_size: P, for h_t = (o * tanh(c_t)) R (Sak et al. 2014); None for no projection.
       gate_clip: limit of the magnitude of the pre-activations (ONNX's `clip`).
       cell_clip: limit of the magnitude of c_t (TensorFlow's `cell_clip`).
       projection_clip: limit of the magnitude of the projected h_t.
-      num_heads: N blocks on the diagonal of U; units of different heads meet in the next layer alone.
+      num_heads: N blocks on the diagonal of U; units of different heads interact only in the next layer.
       chrono: T_max, for biases drawn so that memories last from 1 to T_max steps:
         b_f = log(Uniform(1, T_max - 1)), b_i = -b_f (Tallec & Ollivier 2018); None for `forget_bias`.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmuls; None promotes from parameters and inputs. `c` is kept in float32 at least.
       param_dtype: type in which the parameters are stored.
       kernel_init: initializer of `input.kernel`, called for each gate, and of `projection`; None for the
@@ -73,10 +73,10 @@ class LSTM:
         None for zeros.
 
     Parameters: `input.kernel` `[D, K]`, `input.bias` `[K]`, `recurrent.kernel` `[H, K]`; K = 4H, gates in the
-    order i, f, g, o, those left out that an option takes away. With heads `recurrent.kernel` is
-    `[N, H/N, K/H, H/N]`, one block a head. In `update`, as options ask: `peephole.i`, `.f`, `.o` `[H]`,
-    `projection` `[H, P]` (`recurrent.kernel` is then `[P, K]`), `gate_recurrence` `[G * H, G * H]`, and the
-    layer norms' scales and biases.
+    order i, f, g, o, without those that an option removes. With heads `recurrent.kernel` is
+    `[N, H/N, K/H, H/N]`, one block per head. In `update`, depending on the options: `peephole.i`, `.f`, `.o`
+    `[H]`, `projection` `[H, P]` (`recurrent.kernel` is then `[P, K]`), `gate_recurrence` `[G * H, G * H]`,
+    and the layer norms' scales and biases.
 
     Raises:
       ValueError: if options contradict each other, with the reason.
@@ -147,7 +147,7 @@ class LSTM:
 
     @property
     def num_gates_masked(self) -> int | None:
-        """The gates that can each read a masked h of their own; None where heads forbid it."""
+        """The number of gates that can each read a separately masked h; None with heads."""
         return len(self.gate_names) if self.num_heads == 1 else None
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
@@ -184,7 +184,7 @@ class LSTM:
         if self.layer_norm not in ("ba", "fastrnns"):
             return base.affine(params, x)
         z = base.matmul(params["kernel"], x)
-        # Knows nothing of time: normalised here, it leaves the loop with the matmul.
+        # Independent of time: normalised here, outside of the loop, like the matmul.
         wide = z.astype(base.carried_dtype(z.dtype))
         return self._normalised(wide, params["scale"], params.get("bias")).astype(z.dtype)
 
@@ -219,7 +219,7 @@ class LSTM:
 
     @property
     def is_plain(self) -> bool:
-        """Whether no option changes the step from that of Gers et al. 2000."""
+        """Whether a step is that of Gers et al. 2000."""
         plain = LSTM(self.hidden_size, num_heads=self.num_heads)
         shape = ("forget_bias", "use_bias", "chrono", "learn_initial_state", "dtype", "param_dtype")
         shape += initializers.FIELDS
@@ -312,7 +312,7 @@ class LSTM:
 
 
 def _refuse_contradictions(cell: LSTM) -> None:
-    """Raises ValueError for options that have no meaning together."""
+    """Raises ValueError for options that contradict each other."""
     if cell.input_gate not in ("full", "coupled", "capped", "none"):
         raise ValueError(f'input_gate must be "full", "coupled", "capped" or "none", got {cell.input_gate!r}')
     if cell.layer_norm not in (None, "ba", "fastrnns", "per_gate"):
@@ -321,11 +321,11 @@ def _refuse_contradictions(cell: LSTM) -> None:
         raise ValueError(f"layer_norm_epsilon must be at least 0, got {cell.layer_norm_epsilon}")
     if not cell.forget_gate and cell.input_gate in ("coupled", "capped"):
         raise ValueError(
-            f"input_gate={cell.input_gate!r} is made from the forget gate, which forget_gate=False takes away"
+            f"input_gate={cell.input_gate!r} needs the forget gate, which forget_gate=False removes"
         )
     for option in ("peephole", "gate_recurrence"):
         if getattr(cell, option) and cell.gate_names == ("g",):
-            raise ValueError(f"{option}=True needs a gate with parameters; all three are taken away")
+            raise ValueError(f"{option}=True needs a gate with parameters; all three are removed")
     if cell.projection_clip is not None and cell.projection_size is None:
         raise ValueError(f"projection_clip={cell.projection_clip} needs a projection_size")
     if cell.chrono is None:
@@ -352,8 +352,8 @@ def plain_gates(c: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @plain_gates.defjvp
 def _plain_gates_jvp(primals, tangents):
-    # Written out so that every tangent meets one coefficient. Autodiff then keeps these six arrays of H for
-    # the reverse pass instead of eleven, and a backward step is six multiplications and the matmul.
+    # Written so that every tangent is multiplied by one coefficient. Autodiff then stores these six arrays of
+    # H for the reverse pass instead of eleven, and a backward step is six multiplications and the matmul.
     c, a = primals
     i, f, g, o = _activate(a)
     c_next = f * c + i * g

@@ -16,7 +16,7 @@ _RESETS = ("after", "before", "none")
 
 @dataclasses.dataclass(frozen=True)
 class MGU:
-    """Minimal gated unit: a GRU whose one gate both resets and updates.
+    """Minimal gated unit: a GRU with one gate that both resets and updates.
 
         f   = sigmoid(x_t W_f + b_f + h_{t-1} U_f)
         n   = tanh(x_t W_n + b_n + f * (h_{t-1} U_n + b'))   reset="after"
@@ -26,18 +26,18 @@ class MGU:
             = (1 - f) * h_{t-1} + f * n                      gate_keeps=False
 
     The paper's unit is `MGU(H, reset="before", gate_keeps=False)`. The defaults are those of Flax, whose
-    `reset_gate=False` is `reset="none"`. With a reset the two rules for h_t are different models: no change
+    `reset_gate=False` is `reset="none"`. With a reset the two rules for h_t are different models: no choice
     of weights turns one into the other.
 
     Attributes:
       hidden_size: H, the number of units.
-      reset: where the gate resets the candidate: `"after"` the recurrent matmul, `"before"` it, or `"none"`.
-      gate_keeps: whether an open gate keeps the old state or admits the candidate.
+      reset: where the gate resets the candidate: `"after"` or `"before"` the recurrent matmul, or `"none"`.
+      gate_keeps: whether an open gate keeps the old state (True) or admits the candidate.
       forget_bias: initial value of b_f.
       use_bias: whether there are biases; without them `forget_bias` has no effect.
       gate_activation: of f: a name, or a name with numbers (`lstmx.cells.activations`).
       candidate_activation: of n.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmuls; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
@@ -47,7 +47,7 @@ class MGU:
       bias_init: initializer of all biases; `forget_bias` is added to b_f. None for zeros.
 
     Parameters: `input.kernel` `[D, 2H]`, `input.bias` `[2H]`, `recurrent.kernel` `[H, 2H]`, in the order f,
-    n, and b', `recurrent.bias` `[H]`, with `reset="after"` alone. With `reset="before"` U_f is
+    n, and b', `recurrent.bias` `[H]`, only with `reset="after"`. With `reset="before"` U_f is
     `recurrent.kernel` `[H, H]` and U_n is `update.kernel` `[H, H]`. The state is the array h `[*batch, H]`.
 
     Source: Zhou, Wu, Zhang & Zhou, "Minimal gated unit for recurrent neural networks", 2016.
@@ -113,11 +113,11 @@ class MGU:
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
     def recurrent_map(self, params, y):
-        if "bias" in params:  # that of the candidate: the gate's would be the input bias once more
+        if "bias" in params:  # of the candidate: one of the gate would duplicate the input bias
             bias = params["bias"]
             params = {"kernel": params["kernel"], "bias": jnp.concatenate([jnp.zeros_like(bias), bias])}
         r = base.affine(params, y)
-        # The candidate's matmul reads what this one read: y, or y with a regularizer's mask.
+        # The candidate's matmul has the same input as this one: y, or y with a regularizer's mask.
         return (r, y) if self.reset == "before" else r
 
     def update(self, params, state, z, r, candidate_mask=None):

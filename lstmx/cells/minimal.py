@@ -1,6 +1,6 @@
-"""minLSTM and minGRU (Feng et al. 2024): their gates do not see the past, so that time runs in parallel.
+"""minLSTM and minGRU (Feng et al. 2024): gates that do not depend on the past, so steps run in parallel.
 
-Their update is `h_t = a_t * h_{t-1} + b_t` with coefficients that x_t alone determines and 0 <= a_t <= 1
+Their update is `h_t = a_t * h_{t-1} + b_t` with coefficients that depend only on x_t and 0 <= a_t <= 1
 (`coefficients`). `lstmx.implementations.associative` runs such cells in O(log T) parallel steps. There is no
 recurrent map: `params.recurrent` is empty.
 """
@@ -44,7 +44,7 @@ class MinGRU:
       hidden_size: H, the number of units.
       candidate_activation: g, `"positive"` (`x + 1/2` where x >= 0, else `sigmoid(x)`) or `"identity"`.
       use_bias: whether there is a bias.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmul; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.
@@ -128,9 +128,9 @@ class MinLSTM:
     Attributes:
       hidden_size: H, the number of units.
       candidate_activation: `"positive"` (`x + 1/2` where x >= 0, else `sigmoid(x)`) or `"identity"`.
-      forget_bias: initial value of b_f: the more, the longer memories last at first.
+      forget_bias: initial value of b_f; larger values make memories last longer initially.
       use_bias: whether there is a bias; without one `forget_bias` has no effect.
-      learn_initial_state: whether the initial state is a parameter (zeros at first).
+      learn_initial_state: whether the initial state is a parameter (initially zero).
       dtype: type of the matmul; None promotes from parameters and inputs. The state is kept in float32 at
         least, since it integrates over time.
       param_dtype: type in which the parameters are stored.

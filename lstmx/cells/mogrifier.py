@@ -1,4 +1,4 @@
-"""The Mogrifier (Melis et al. 2020): input and state gate each other before any cell sees them."""
+"""The Mogrifier (Melis et al. 2020): input and state gate each other before the cell reads them."""
 
 import dataclasses
 
@@ -17,14 +17,14 @@ class Mogrifier:
         h <- 2 sigmoid(x R_2 + b_2) * h
         x <- 2 sigmoid(h Q_3 + b_3) * x     and so on, `rounds` times
 
-    and then the cell, on what has become of x_t and of h_{t-1}. Every map is inside of the loop, since all
-    depend on the state: a step costs `rounds` further matmuls.
+    and then the cell, applied to the modulated x_t and h_{t-1}. All maps depend on the state and run inside
+    of the loop: a step costs `rounds` additional matmuls.
 
     Attributes:
-      cell: any cell with dense inputs, without regularizers (those go around the Mogrifier).
+      cell: any cell with dense inputs, without regularizers (wrap the Mogrifier in those).
       rounds: the number of rounds; the paper finds 5 best.
       rank: of the factorised Q and R; None for full matrices.
-      use_bias: whether rounds have biases (the paper's equations have none, its code has).
+      use_bias: whether rounds have biases (not in the paper's equations, but in its code).
       kernel_init: initializer of the rounds' matrices; None for that of input kernels. The cell has its own.
       bias_init: initializer of the rounds' biases; None for zeros.
 

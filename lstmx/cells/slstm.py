@@ -15,8 +15,8 @@ from lstmx.cells.initializers import Initializer
 class SLSTMState(NamedTuple):
     """State of an sLSTM, all `[*batch, H]`: cell `c`, normaliser `n`, stabiliser `m` and output `h`.
 
-    `c * exp(m)` and `n * exp(m)` are what the equations without stabiliser call cell and normaliser. Where n
-    is zero nothing is remembered yet, and c and m are not read.
+    `c * exp(m)` and `n * exp(m)` are the cell and the normaliser of the equations without stabiliser. Where n
+    is zero nothing has been stored yet, and c and m are not read.
     """
 
     c: jax.Array
@@ -34,16 +34,16 @@ class SLSTM:
         n_t = F * n_{t-1} + exp(i)
         h_t = sigmoid(o) * c_t / n_t
 
-    The exponentials are kept in range by a stabiliser, which cancels in c / n and is part of the state:
+    A stabiliser, which cancels in c / n and is part of the state, keeps the exponentials in range:
 
         m_t = max(i, log F + m_{t-1})                i where n_{t-1} = 0: the first step, or one after a reset
         c_t = exp(log F + m_{t-1} - m_t) * c_{t-1} + exp(i - m_t) * tanh(g), and n_t alike
 
-    From a fresh state n_t >= 1 and |h_t| <= 1 in every step, so that nothing is divided by zero.
+    From the initial state on, n_t >= 1 and |h_t| <= 1 in every step, so that nothing is divided by zero.
 
     Attributes:
       hidden_size: H, the number of units.
-      num_heads: N; units feed back to those of their own head alone.
+      num_heads: N; units feed back only to units of the same head.
       forget_gate: `"sigmoid"` or `"exp"`.
       forget_bias: initial value of the forget gate's bias (Jozefowicz et al. 2015: 1). The authors' code
         spreads it from 5 down to -7 over the units of a head, by a power that depends on the layer's depth.
@@ -136,7 +136,7 @@ class SLSTM:
         return state.h
 
     def gates(self, params, state, z, r) -> dict[str, jax.Array]:
-        """i and f as the stabiliser leaves them, in [0, 1], g and o; from the state before the step."""
+        """The stabilised i and f, in [0, 1], g and o; from the state before the step."""
         del params
         wide = state.c.dtype
         gates = _activate(self.forget_gate, state.n, state.m, z.astype(wide) + r.astype(wide))
@@ -157,14 +157,14 @@ def _plain_gates(forget_gate, c, n, m, a):
 
 @_plain_gates.defjvp
 def _plain_gates_jvp(forget_gate, primals, tangents):
-    # As in the LSTM: one coefficient a tangent, nine arrays kept for the reverse pass instead of nineteen.
+    # As in the LSTM: one coefficient per tangent, and nine arrays stored for the reverse pass, not nineteen.
     c, n, m, a = primals
     i, f, g, o, m, admits = _activate(forget_gate, n, m, a)
     slopes = jnp.where(admits, f * c, -i * g), jnp.where(admits, f * n, -i)
     c, n = f * c + i * g, f * n + i
     dc, dn, dm, da = tangents
     di, df, dg, do = jnp.split(da, 4, axis=-1)
-    # The stabiliser is the larger of two exponents; the gates depend on their difference alone.
+    # The stabiliser is the larger of two exponents; the gates depend only on their difference.
     if forget_gate == "sigmoid":
         df = jax.nn.sigmoid(-jnp.split(a, 4, axis=-1)[1]) * df
     difference = df + dm - di

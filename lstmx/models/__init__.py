@@ -1,4 +1,4 @@
-"""Models of recurrent layers, as Flax NNX modules."""
+"""Models built from recurrent layers, as Flax NNX modules."""
 
 from lstmx.models.attention import AttentionCell
 from lstmx.models.beam_search import Beams, beam_search

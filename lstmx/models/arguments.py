@@ -1,4 +1,4 @@
-"""What the models check of their arguments, and the cells that they know by name."""
+"""Checks of the models' arguments, and the cells by name."""
 
 from collections.abc import Sequence
 
@@ -41,5 +41,5 @@ def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def noise_options(
     model: nnx.Module, deterministic: bool | None, rngs: nnx.Rngs | nnx.RngStream | None
 ) -> dict:
-    """The arguments of a model's call that its layers take: its own stream stands in for a missing one."""
+    """The arguments for a model's layers: the model's own stream replaces `rngs` of None."""
     return {"deterministic": deterministic, "rngs": model.rngs if rngs is None else rngs}

@@ -1,4 +1,4 @@
-"""A recurrent cell that looks at a memory in every step: the decoder of a translation model."""
+"""A recurrent cell that attends to a memory in every step: the decoder of a translation model."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -10,17 +10,17 @@ from jax.typing import DTypeLike
 from lstmx.cells import base, initializers
 from lstmx.cells.base import Params
 
-# Added to the score of a place that does not exist: no weight is left in any floating type.
+# Added to the scores of padding: the weight becomes zero in any floating type.
 _NOWHERE = -1e9
 
 
 class Memory(NamedTuple):
-    """What there is to look at, made once for all steps.
+    """What the cell attends to, computed once for all steps.
 
     Attributes:
       keys: `[B, S, H]`.
       values: `[B, S, A]`.
-      bias: `[B, S]`, 0 where there is a place.
+      bias: `[B, S]`, 0 except for padding.
     """
 
     keys: jax.Array
@@ -29,7 +29,7 @@ class Memory(NamedTuple):
 
 
 class AttentionState(NamedTuple):
-    """State of an attention cell: those of its layers, the lowest first, and a_t `[*batch, A]`."""
+    """State of an attention cell: the states of its layers, lowest first, and a_t `[*batch, A]`."""
 
     layers: tuple
     vector: jax.Array
@@ -37,7 +37,7 @@ class AttentionState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCell:
-    """Recurrent layers, and attention from the uppermost one to a memory m_1 .. m_S.
+    """Recurrent layers, and attention from the top layer to a memory m_1 .. m_S.
 
         h_t = layers([x_t, a_{t-1}], h_{t-1})       a_{t-1} only with input feeding
         e_ts = h_t . W_k m_s                        multiplicative, or
@@ -45,25 +45,25 @@ class AttentionCell:
         w_ts = softmax_s(e_ts)
         a_t = tanh(W_h h_t + sum_s w_ts (W_m m_s + b))
 
-    The last line is tanh(W [context; h_t] + b) of Luong et al.: W_m is applied to the memory once instead of
-    to the context in every step, as W_k is. A cell as any other otherwise: `lstmx.scan` maps the inputs of
-    all steps at once and takes the weight gradients out of the loop.
+    The last line is tanh(W [context; h_t] + b) of Luong et al.: like W_k, W_m is applied to the memory once
+    instead of to the context in every step. Otherwise it is a cell like any other: `lstmx.scan` maps the
+    inputs of all steps at once and computes the weight gradients outside of the loop.
 
-    The memory is a part of the parameters: `remember` makes it, `with_memory` puts it there.
+    The memory is part of the parameters: `remember` computes it, `with_memory` inserts it.
 
     Attributes:
-      layers: cells of one feature axis, the lowest first; all of one type.
+      layers: cells with one feature axis, lowest first; all of the same type.
       vector_size: A, the features of an attention vector.
-      memory_size: the features of the memory; None for those of the uppermost layer's outputs.
+      memory_size: the features of the memory; None for as many as the top layer's outputs have.
       score: `"multiplicative"` (Luong et al. 2015: general) or `"additive"` (Bahdanau et al. 2015: concat).
-      input_feeding: whether the lowest layer reads the last attention vector beside its input.
+      input_feeding: whether the lowest layer also reads the last attention vector.
 
     Parameters: `input` of the lowest layer; `recurrent.layer`, `recurrent.feed`; `update.lowest`,
     `update.above` (the other layers') and `update.attention`: `keys`, `values`, `vector` and, of the additive
     score, `query` and `score`.
 
-    The output `[*batch, H + A]` is that of the lowest layer and the attention vector, side by side, since the
-    recurrent map reads both; `vectors` takes the latter.
+    The output `[*batch, H + A]` is the lowest layer's output and the attention vector, concatenated, since
+    the recurrent map reads both; `vectors` extracts the latter.
 
     Raises:
       ValueError: if there are no layers, a size is out of range or the score is unknown.
@@ -101,7 +101,7 @@ class AttentionCell:
 
     @property
     def hidden_size(self) -> int:
-        """H of the uppermost layer."""
+        """H of the top layer."""
         return self.layers[-1].hidden_size
 
     @property
@@ -161,12 +161,12 @@ class AttentionCell:
         return params
 
     def remember(self, params: Params, xs: jax.Array, *, lengths: jax.Array | None = None) -> Memory:
-        """What all steps look at.
+        """The memory that all steps attend to.
 
         Args:
           params: the parameters, with or without a memory.
           xs: `[B, S, memory_size]`.
-          lengths: integers `[B]`: row b has `lengths[b]` places; None for all S.
+          lengths: integers `[B]`: row b has `lengths[b]` places; None for S in all rows.
         """
         attention = params.update["attention"]
         bias = jnp.zeros(xs.shape[:2], base.carried_dtype(xs.dtype))
@@ -175,7 +175,7 @@ class AttentionCell:
         return Memory(base.affine(attention["keys"], xs), base.affine(attention["values"], xs), bias)
 
     def with_memory(self, params: Params, memory: Memory) -> Params:
-        """The parameters with what to look at."""
+        """The parameters with a memory."""
         return params._replace(update={**params.update, "memory": memory})
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> AttentionState:
@@ -186,17 +186,17 @@ class AttentionCell:
     input_shape = staticmethod(base.dense_input_shape)
 
     def input_map(self, params, x):
-        """What the lowest layer makes of its input."""
+        """The input map of the lowest layer."""
         return self.layers[0].input_map(params, x)
 
     def recurrent_map(self, params, y):
-        """What the lowest layer makes of its last output, and of the last attention vector."""
+        """The lowest layer's map of its last output, and that of the last attention vector."""
         own, vector = jnp.split(y, [y.shape[-1] - self.vector_size], axis=-1)
         r = self.layers[0].recurrent_map(params["layer"], own)
         return r, base.affine(params["feed"], vector) if self.input_feeding else None
 
     def update(self, params, state, z, r):
-        """The layers, one after the other, and then the attention."""
+        """One step of each layer, then the attention."""
         own, fed = r
         z = z if fed is None else z + fed
         states = [self.layers[0].update(params["lowest"], state.layers[0], z, own)]
@@ -218,7 +218,7 @@ class AttentionCell:
         return ys[..., -self.vector_size :]
 
     def attend(self, update_params: dict, h: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Attention vectors of outputs of the uppermost layer.
+        """Attention vectors of outputs of the top layer.
 
         Args:
           update_params: `params.update`, with a memory.

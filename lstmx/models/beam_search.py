@@ -1,4 +1,4 @@
-"""Beam search: the likeliest sequences of a model that goes on word by word."""
+"""Beam search for the most likely sequences of a model that predicts word by word."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,12 +13,12 @@ Step = Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]
 
 
 class Beams(NamedTuple):
-    """Sequences found for each of B rows, the best first.
+    """The sequences found for each of B rows, best first.
 
     Attributes:
       tokens: int32 `[B, K, T]`, `eos` included where a sequence has one, 0 after it.
-      lengths: int32 `[B, K]`, `eos` counted; 0 where nothing was found.
-      scores: `[B, K]`, log-probabilities over the length penalty; -inf where nothing was found.
+      lengths: int32 `[B, K]`, including `eos`; 0 where nothing was found.
+      scores: `[B, K]`, log-probabilities divided by the length penalty; -inf where nothing was found.
       finished: bool `[B, K]`, whether the sequence ends with `eos`.
     """
 
@@ -31,13 +31,13 @@ class Beams(NamedTuple):
 class _Search(NamedTuple):
     position: jax.Array
     state: PyTree  # leaves [B, K, ...]
-    tokens: jax.Array  # [B, K, T], of the sequences that go on
+    tokens: jax.Array  # [B, K, T], of the open sequences
     log_probs: jax.Array  # [B, K]
     found: Beams
 
 
 def length_penalty(length: jax.Array | float, alpha: float) -> jax.Array:
-    """By what the log-probability of a sequence is divided, `((5 + length) / 6) ** alpha`.
+    """The divisor of the log-probability of a sequence, `((5 + length) / 6) ** alpha`.
 
     Source: Wu et al., "Google's neural machine translation system", 2016 (eq. 14).
 
@@ -60,16 +60,16 @@ def beam_search(
     alpha: float = 0.0,
     banned: tuple[int, ...] = (),
 ) -> Beams:
-    """Searches for the sequences of the highest score, for several rows at once.
+    """Searches for the sequences with the highest scores, for several rows at once.
 
-    The score of a sequence is its log-probability over `length_penalty` of its length. In every step each of
-    K open sequences of a row is continued by all words, and the K most probable continuations stay open;
-    those that end are kept apart, the K best by their scores. A row is done when none of its open sequences
-    can become better than the best that it has found: log-probabilities only fall, and the penalty is largest
-    at `max_length`. Nothing changes in a row after that, so that what is found does not depend on the rows
-    beside it. Open sequences at `max_length` are discarded, unless the row has found none that ends.
+    The score of a sequence is its log-probability divided by `length_penalty` of its length. In every step
+    each of K open sequences of a row is continued by all words, and the K most probable continuations stay
+    open; of the finished ones the K with the best scores are stored. A row is done when none of its open
+    sequences can exceed the best finished one: log-probabilities only decrease, and the penalty is largest at
+    `max_length`. The row does not change after that, so results do not depend on the other rows of the batch.
+    Open sequences at `max_length` are discarded, unless the row has no finished one.
 
-    `beam_size=1` without a penalty is greedy search. The whole is traced, as one `lax.while_loop`.
+    `beam_size=1` without a penalty is greedy search. Everything is traced, as one `lax.while_loop`.
 
     Args:
       step: `(state, tokens) -> (state, logits)`: words int32 `[B, K]`, logits `[B, K, V]`, state leaves
@@ -80,18 +80,18 @@ def beam_search(
       max_length: T, `eos` included, at least 1.
       bos: the word before the first.
       eos: the word that ends a sequence.
-      alpha: of the length penalty, at least 0; 0 for none.
+      alpha: exponent of the length penalty, at least 0; 0 for none.
       banned: words that are never chosen, such as padding.
 
     Returns:
-      What was found.
+      The sequences found.
 
     Raises:
       ValueError: if a number is out of range.
 
     Source: Wu et al., "Google's neural machine translation system", 2016 (section 7, without coverage).
 
-    Example, words of which each is followed by the next one, and 3 is the last:
+    Example, where each word predicts the next larger one, and 3 is the last:
 
       >>> import jax.numpy as jnp
       >>> def step(state, tokens):
@@ -138,7 +138,7 @@ def beam_search(
         )
 
     search = lax.while_loop(goes_on, advance, _opened(state, (batch_size, beam_size), max_length))
-    # Only a row that has gone to the end can be without a sequence that ends.
+    # Only a row that reached `max_length` can have no finished sequence.
     scores = search.log_probs / length_penalty(search.position.astype(jnp.float32), alpha)
     lengths = jnp.where(jnp.isfinite(scores), search.position, 0)
     still_open = Beams(search.tokens, lengths, scores, jnp.zeros_like(lengths, bool))
@@ -153,40 +153,40 @@ def _opened(state: PyTree, shape: tuple[int, int], max_length: int) -> _Search:
         position=jnp.int32(0),
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], shape[1], axis=1), state),
         tokens=nothing,
-        # One sequence alone, or all K would be the same.
+        # Only one sequence, or all K would be the same.
         log_probs=worst.at[:, 0].set(0.0),
         found=Beams(nothing, jnp.zeros(shape, jnp.int32), worst, jnp.zeros(shape, bool)),
     )
 
 
 def _continuations(log_probs: jax.Array, logits: jax.Array, banned: tuple[int, ...]):
-    """The likeliest continuations of each row's open sequences by a word: (log_probs, beams, words)."""
+    """The most likely one-word continuations of each row's open sequences: (log_probs, beams, words)."""
     batch_size, beam_size, vocabulary_size = logits.shape
     of_words = jax.nn.log_softmax(logits.astype(jnp.float32))
     for word in banned:
         of_words = of_words.at[..., word].set(-jnp.inf)
     of_all = (log_probs[:, :, None] + of_words).reshape(batch_size, -1)
-    # Of twice as many, at most K end a sequence, one of each beam: K that go on are among them.
+    # At most K of these 2K finish a sequence, one for each beam: at least K stay open.
     log_probs, choices = lax.top_k(of_all, min(2 * beam_size, of_all.shape[1]))
     return log_probs, choices // vocabulary_size, (choices % vocabulary_size).astype(jnp.int32)
 
 
 def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """`lax.top_k` of rows that may hold fewer; what is missing is -infinity, at position 0."""
+    """`lax.top_k` of rows that may have fewer entries; missing ones are -infinity, at position 0."""
     missing = ((0, 0), (0, max(count - values.shape[1], 0)))
     best, places = lax.top_k(values, min(count, values.shape[1]))
     return jnp.pad(best, missing, constant_values=-jnp.inf), jnp.pad(places, missing)
 
 
 def _best(found: Beams, more: Beams) -> Beams:
-    """As many as were found, the best of both; in a tie what was found first."""
+    """The K best of both; ties go to the earlier ones."""
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), found, more)
     _, kept = lax.top_k(both.scores, found.scores.shape[1])
     return jax.tree.map(lambda leaf: _rows(leaf, kept), both)
 
 
 def _where(flags: jax.Array, a: Beams, b: Beams) -> Beams:
-    """Of each row what is in `a` if its flag is True, else in `b`."""
+    """Each row from `a` if its flag is True, else from `b`."""
     return jax.tree.map(lambda x, y: jnp.where(flags.reshape((-1,) + (1,) * (x.ndim - 1)), x, y), a, b)
 
 

@@ -1,4 +1,4 @@
-"""A recurrent classifier of token sequences, and what each token speaks for."""
+"""A recurrent classifier of token sequences, and the contribution of each token."""
 
 from typing import Literal
 
@@ -17,13 +17,13 @@ POOLINGS = ("last", "max", "mean", "attention")
 class SequenceClassifier(nnx.Module):
     """Embedding, stacked recurrent layers, one vector for the sequence, and a softmax over the classes.
 
-    The vector of a sequence is made of the outputs `y_t` of the last layer, those that exist:
+    The vector of a sequence is computed from the outputs `y_t` of the last layer, without padding:
 
-        last       the output after the last step; of a backward reader, the one at the first step
-        max, mean  the largest, and the average, of each feature
+        last       the output after the last step; for the backward direction the one at the first step
+        max, mean  the maximum, and the mean, of each feature
         attention  sum_t a_t y_t,  a = softmax over t of v . tanh(W y_t + b)
 
-    Padding has no influence. A sequence of length 0 has the zero vector, and gets the logits of the bias.
+    A sequence of length 0 has a zero vector, and its logits are the bias.
 
     Args:
       vocabulary_size: V.
@@ -36,16 +36,16 @@ class SequenceClassifier(nnx.Module):
       pooling: `"last"`, `"max"`, `"mean"` or `"attention"`.
       dropout_rate: of the outputs of each layer, and of the sequence's vector; in [0, 1).
       embedding_dropout_rate: of features of the embeddings, the same in all steps of a sequence; in [0, 1).
-      word_dropout_rate: probability that a token's embedding is zero, in [0, 1).
-      unknown: the token of all words that are not known, whose embedding is zero always: so that with word
-        dropout it is learnt what a word that cannot be read means, though all are known in training.
-      predicts_words: whether it has what `neighbours` needs, to be trained as a language model first.
+      word_dropout_rate: probability that a token's embedding is set to zero, in [0, 1).
+      unknown: the token for unknown words, whose embedding is always zero. With word dropout the model thus
+        learns to handle unknown words though all words of the training data are known.
+      predicts_words: whether to add the layers that `neighbours` needs, to train as a language model first.
       dtype: compute type; None for float32.
-      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
+      rngs: `params` and, for calls without `rngs`, `dropout`.
 
     Raises:
-      ValueError: if the pooling or the cell is unknown, there are fewer than 2 classes, or words are to be
-        predicted by a layer that has read them.
+      ValueError: if a size is below 1, the pooling or the cell is unknown, there are fewer than 2 classes, or
+        words would be predicted by a layer that has already read them.
 
     Source: the maximum over a bidirectional LSTM: Conneau et al. 2017; attention: Yang et al. 2016; training
     as a language model first: Dai & Le 2015.
@@ -91,8 +91,8 @@ class SequenceClassifier(nnx.Module):
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if predicts_words and bidirectional and num_layers > 1:
             raise ValueError(
-                f"a bidirectional network predicts words with one layer only, got {num_layers}: "
-                "what a second one reads has seen the words on both sides"
+                f"predicts_words needs num_layers=1 in a bidirectional network, got {num_layers}: "
+                "a second layer reads outputs that depend on the words on both sides"
             )
         self.pooling, self.bidirectional, self.hidden_size = pooling, bidirectional, hidden_size
         self.unknown = unknown
@@ -128,7 +128,7 @@ class SequenceClassifier(nnx.Module):
         """The logits of each sequence.
 
         Args:
-          tokens: integers `[B, T]`; what stands after the end of a sequence does not matter.
+          tokens: integers `[B, T]`; padding after the end of a sequence is ignored.
           lengths: integers `[B]`, from 0 to T.
           deterministic: True for no dropout; None for the mode that `train()` or `eval()` has set (training
             at first).
@@ -152,7 +152,7 @@ class SequenceClassifier(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> jax.Array:
-        """The same, of embeddings `[B, T, E]` instead of tokens."""
+        """The logits from embeddings `[B, T, E]` instead of tokens."""
         options = noise_options(self, deterministic, rngs)
         pooled = self._pooled(self._read(xs, lengths, **options), lengths)
         return self.output(self.dropout(pooled, **options)).astype(jnp.float32)
@@ -170,17 +170,17 @@ class SequenceClassifier(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What each direction expects the token it reads next to be, for a model made with `predicts_words`.
+        """What each direction predicts for the token that it reads next, for models with `predicts_words`.
 
-        The score of token w is `v . e_w + b_w`, e the embedding and b `word_bias`: D directions, each with
-        T - 1 predictions of a sequence.
+        The score of token w is `v . e_w + b_w`, where e is the embedding and b is `word_bias`. Each of D
+        directions makes T - 1 predictions per sequence.
 
         Args:
           tokens, lengths, deterministic, rngs: as of a call.
 
         Returns:
-          (vectors, targets, exist): v, `[D B (T - 1), E]`; the tokens to be predicted; and which of them
-          exist, bool.
+          (vectors, targets, exist): v, `[D B (T - 1), E]`; the tokens to predict; and bool, False for
+          padding.
         """
         options = noise_options(self, deterministic, rngs)
         ys, size = self._read(self.vectors(tokens), lengths, **options), self.hidden_size
@@ -194,10 +194,10 @@ class SequenceClassifier(nnx.Module):
         return flat, jnp.concatenate(targets).ravel(), jnp.tile(exists.ravel(), len(vectors))
 
     def attention(self, ys: jax.Array, lengths: jax.Array) -> jax.Array:
-        """How much of each step goes into the vector: `[B, T]`, with sum 1 (0 if the length is 0)."""
+        """The attention weights `[B, T]` of the steps, with sum 1 (0 if the length is 0)."""
         scores_BT = self.query(jnp.tanh(self.keys(ys)))[..., 0].astype(jnp.float32)
         exists_BT = jnp.arange(ys.shape[1]) < jnp.asarray(lengths)[:, None]
-        # A finite number, so that a sequence without steps has gradients that are zero and not NaN.
+        # A finite number, so that the gradients of a sequence without steps are zero, not NaN.
         weights_BT = jax.nn.softmax(jnp.where(exists_BT, scores_BT, -1e30), axis=1)
         return jnp.where(exists_BT, weights_BT, 0)
 
@@ -223,25 +223,26 @@ class SequenceClassifier(nnx.Module):
 def saliency(
     model: SequenceClassifier, tokens: jax.Array, lengths: jax.Array, classes: jax.Array, *, points: int = 32
 ) -> jax.Array:
-    """How much each token speaks for a class: integrated gradients from no words at all to the words.
+    """How much each token contributes to a class: integrated gradients from zero embeddings to the tokens'.
 
         s_t = x_t . mean over a in (0, 1) of  d l(a x) / d (a x_t)
 
-    where l is the log-odds of the class: what is positive speaks for it, what is negative against it, and the
-    sum over a sequence is `l(x) - l(0)`, up to the error of the mean over `points` values of a.
+    where l is the log-odds of the class: positive values are evidence for it, negative ones against it, and
+    their sum over a sequence is `l(x) - l(0)`, up to the error of the mean over `points` values of a, without
+    dropout.
 
     Args:
       model: the classifier.
       tokens: integers `[B, T]`.
       lengths: integers `[B]`.
       classes: integers `[B]`, the class to explain.
-      points: values of a, at least 1; more are more exact.
+      points: number of values of a, at least 1; more are more accurate.
 
     Returns:
       float32 `[B, T]`, 0 at padding.
 
     Raises:
-      ValueError: if there are no points.
+      ValueError: if points is below 1.
 
     Source: Sundararajan, Taly & Yan, "Axiomatic attribution for deep networks", 2017, equation 3.
 

@@ -1,7 +1,7 @@
-"""Dynamic evaluation: a model goes on learning from the text that it is evaluated on (Krause et al. 2018).
+"""Dynamic evaluation: a model keeps learning from the text that it is evaluated on (Krause et al. 2018).
 
-Each segment of the text is first predicted, then learnt from, so that no token is predicted by a model that
-has seen it. Plain functions of pytrees: they know no model.
+Each segment of the text is first predicted, then learned from, so that no token is predicted by a model that
+was trained on it. These are plain functions of pytrees, independent of the model.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ def gradient_scale(gradients: Iterable[PyTree]) -> PyTree:
     """The root mean square of each parameter's gradient over batches of the training text.
 
     Args:
-      gradients: the gradient of each batch, one at least.
+      gradients: the gradient of each batch, at least one.
 
     Returns:
       A pytree of the same shapes.
@@ -48,10 +48,10 @@ def adapter(
 
         params <- params - rate g / (scale + epsilon) + min(decay scale / mean(scale), 1) (trained - params)
 
-    The mean is that of the means of all arrays, as in the authors' program.
+    The mean is the mean of the means of all arrays, as in the authors' program.
 
     Args:
-      trained: the parameters after training, which the decay leads back to.
+      trained: the parameters after training, to which the decay returns.
       scale: `gradient_scale` on the training text.
       rate: the learning rate, eta of the paper.
       decay: how fast the parameters return, lambda of the paper.

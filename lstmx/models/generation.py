@@ -1,4 +1,4 @@
-"""Text from a language model, one token at a time."""
+"""Text generation with a language model, one token at a time."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,17 +21,17 @@ def generate(
     top_p: float | None = None,
     exclude: Sequence[int] = (),
 ) -> Iterator[int]:
-    """Yields the tokens that follow a prompt, each as soon as it is drawn.
+    """Yields tokens that continue a prompt, each as soon as it is drawn.
 
     Args:
-      model: the model; only its `step` is used, so that memory does not grow with the text.
+      model: the model; only its `step` is used, so memory does not grow with the text.
       prompt: at least one token.
       length: how many tokens to draw.
       key: the same key gives the same tokens.
-      temperature: divides the logits; 0 takes the likeliest token always.
-      top_k: draw from the k likeliest tokens only; None for all.
-      top_p: draw from the fewest likeliest tokens only whose probability, at this temperature and among the
-        top k, reaches p (Holtzman et al. 2020); None for all.
+      temperature: divides the logits; 0 always takes the most likely token.
+      top_k: draw only from the k most likely tokens; None for all.
+      top_p: draw only from the smallest set of most likely tokens whose probability, at this temperature and
+        among the top k, reaches p (Holtzman et al. 2020); None for all.
       exclude: tokens that are never drawn.
 
     Yields:
@@ -59,10 +59,10 @@ def generate(
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
     count = model.embedding.num_embeddings
     if not set(exclude) < set(range(count)):
-        raise ValueError(f"exclude must leave one of the {count} tokens at least, got {list(exclude)}")
+        raise ValueError(f"exclude must leave at least one of the {count} tokens, got {list(exclude)}")
     allowed = np.ones(count, bool)
     allowed[list(exclude)] = False
-    # A generator function would raise all this only when the first token is asked for.
+    # A generator function would raise these errors only when the first token is requested.
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     return _stream(model, prompt, length, key, allowed, options)
 
@@ -108,7 +108,7 @@ def choose(
     if top_p is not None and top_p < 1:
         falling = jnp.sort(logits, axis=-1, descending=True)
         probabilities = jax.nn.softmax(falling, axis=-1)
-        # Kept are those before which less than p is reached: the likeliest always.
+        # Keeps the tokens before which less than p is accumulated: always the most likely one.
         kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
         least = jnp.min(falling, axis=-1, keepdims=True, where=kept, initial=jnp.inf)
         logits = jnp.where(logits < least, -jnp.inf, logits)

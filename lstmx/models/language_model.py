@@ -16,10 +16,10 @@ from lstmx.regularizers import embedding_dropout, locked_dropout, require_rate
 class LanguageModel(nnx.Module):
     """Embedding, stacked recurrent layers, and a softmax over the vocabulary.
 
-    `dropout_rate` is applied to the embeddings, between the layers and to the last outputs, anew in each
-    step, never to the recurrent connection (Zaremba et al. 2014). The other rates are those of an AWD-LSTM
-    (Merity et al. 2018): locked masks at the same three places, whole words dropped from the embedding, and
-    weights dropped from the recurrent kernels.
+    `dropout_rate` is applied to the embeddings, between the layers and to the last outputs, with a new mask
+    in each step, never to the recurrent connection (Zaremba et al. 2014). The other rates are those of an
+    AWD-LSTM (Merity et al. 2018): masks that are constant over time ("locked") at the same three places,
+    words dropped from the embedding, and weights dropped from the recurrent kernels.
 
     Args:
       vocabulary_size: V.
@@ -28,8 +28,8 @@ class LanguageModel(nnx.Module):
       num_layers: recurrent layers.
       cell: `"lstm"`, `"gru"` or `"elman"`.
       dropout_rate: in [0, 1).
-      tied: whether the output uses the embedding's matrix (Press & Wolf 2017); if E differs from the size of
-        the last layer, through a projection to E.
+      tied: whether the output layer uses the embedding's matrix (Press & Wolf 2017), after a projection to E
+        if E differs from the size of the last layer.
       last_hidden_size: units of the last layer; None for H.
       input_dropout: locked, on the embeddings.
       hidden_dropout: locked, between the layers.
@@ -37,9 +37,9 @@ class LanguageModel(nnx.Module):
       embedding_dropout: on words.
       weight_drop: on the weights that read h.
       init_scale: draws all parameters uniformly from [-init_scale, init_scale], as Zaremba et al. do; None
-        for each part's own draw.
+        for the default initializers.
       dtype: compute type; None for float32.
-      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
+      rngs: `params` and, for calls without `rngs`, `dropout`.
 
     Raises:
       ValueError: if a size is below 1, a rate outside [0, 1), the cell unknown, `init_scale` not positive, or
@@ -134,11 +134,11 @@ class LanguageModel(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[PyTree, jax.Array]:
-        """Logits of the token after each one.
+        """Logits of the token that follows each token.
 
         Args:
           tokens: integers `[B, T]`.
-          state: the state after the tokens before, None for none.
+          state: the state after the preceding tokens; None for the initial state.
           resets: bool `[B, T]`, True where a text begins.
           deterministic: True for no dropout; None for the mode that `train()` or `eval()` has set (training
             at first).
@@ -160,7 +160,7 @@ class LanguageModel(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[PyTree, jax.Array]:
-        """The outputs of the last layer, before their dropout: arguments as of a call.
+        """The outputs of the last layer, before their dropout; arguments as of a call.
 
         Returns:
           `(state, ys)`, ys `[B, T, H]`. `logits(drop_outputs(ys))` is what a call returns.
@@ -207,7 +207,7 @@ class LanguageModel(nnx.Module):
     def _locked(self, xs, rate, *, deterministic, rngs):
         if self._is_off(rate, deterministic):
             return xs
-        # One mask for all steps of a row: the time goes first.
+        # One mask for all steps of a row: `locked_dropout` reads the time first.
         mask_key = lstmx.nnx.dropout_key(rngs)
         return jnp.moveaxis(locked_dropout(mask_key, jnp.moveaxis(xs, 1, 0), rate), 0, 1)
 

@@ -1,4 +1,4 @@
-"""A cache of what was read lately, mixed into a model's predictions (Grave et al. 2017)."""
+"""A cache of recent tokens, mixed into a model's predictions (Grave et al. 2017)."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 
 class CacheMemory(NamedTuple):
-    """The last tokens read, each with the output that should have predicted it.
+    """The most recent tokens, each with the output that predicted it.
 
     Attributes:
-      hidden: `[B, S, H]`, the oldest first.
+      hidden: `[B, S, H]`, oldest first.
       targets: int32 `[B, S]`; -1 where there is none yet.
     """
 
@@ -23,7 +23,7 @@ def empty_cache(batch_size: int, size: int, hidden_size: int) -> CacheMemory:
 
     Args:
       batch_size: B.
-      size: S, how many tokens it holds.
+      size: S, the number of tokens it holds.
       hidden_size: H.
 
     Raises:
@@ -53,14 +53,14 @@ def cached_nats(
         p_cache(w | h_t) ~ sum over the S tokens x_{i+1} before of [w = x_{i+1}] exp(theta h_t . h_i)
         p(w) = (1 - weight) p_model(w) + weight p_cache(w)
 
-    At the first token of all, when the cache is empty, p is p_model.
+    At the very first token, when the cache is empty, p is p_model.
 
     Args:
-      memory: what was read before.
+      memory: of the preceding tokens.
       hidden: `[B, T, H]`, the model's last outputs, `LanguageModel.hidden`.
       targets: integers `[B, T]`, the tokens they predict; -1 where there is none.
       nats: `[B, T]`, their negative log-likelihoods under the model.
-      theta: how much a likeness counts.
+      theta: the sharpness of the similarity.
       weight: lambda of the paper, in [0, 1).
 
     Returns:
@@ -76,7 +76,7 @@ def cached_nats(
       >>> hidden, targets = jnp.ones((1, 4, 2)), jnp.array([[7, 7, 7, 8]])
       >>> model_nats = jnp.full((1, 4), 2.0)
       >>> _, nats = cached_nats(empty_cache(1, 10, 2), hidden, targets, model_nats, theta=1.0, weight=0.5)
-      >>> print(nats.round(2))  # the first 7 is new, the next two are not, 8 is
+      >>> print(nats.round(2))  # the first 7 is new, the next two are cached, 8 is new
       [[2.   0.57 0.57 2.69]]
     """
     if not 0 <= weight < 1:

@@ -1,4 +1,4 @@
-"""The softmax over a large vocabulary, estimated from a few of its words."""
+"""The softmax over a large vocabulary, estimated from a sample of its words."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def sampled_softmax_nats(
         -log p_n ~ -s(t_n) + log(exp s(t_n) + 1/K sum over c != t_n of exp s(c) / q_c),
         s(w) = v_n . e_w + b_w
 
-    with K candidates c drawn from q with replacement. The sum is that of the whole softmax on average; its
-    logarithm, and with it the gradient, are the whole softmax's only as K grows: train by it, but compare
-    models by the whole.
+    with K candidates c drawn from q with replacement. The sum is an unbiased estimate of the full
+    softmax's; its logarithm, and thus the gradient, converge to those of the full softmax only as K grows:
+    use it for training, but compare models by the full softmax.
 
     Args:
-      vectors: v, float `[N, E]`, one for each prediction.
+      vectors: v, float `[N, E]`, one per prediction.
       targets: t, integers `[N]`.
       embeddings: e, float `[V, E]`.
       bias: b, float `[V]`.
@@ -42,13 +42,13 @@ def sampled_softmax_nats(
       ...     jnp.zeros((2, 4)), jnp.array([1, 5]), embeddings=jnp.zeros((8, 4)), bias=jnp.zeros(8),
       ...     candidates=jnp.arange(8), log_probabilities=jnp.full(8, -jnp.log(8.0)),
       ... )
-      >>> nats.round(3).tolist()  # log 8: all words are as likely
+      >>> nats.round(3).tolist()  # log 8: all words are equally likely
       [2.0789999961853027, 2.0789999961853027]
     """
     embeddings, bias, log_probabilities = map(jnp.asarray, (embeddings, bias, log_probabilities))
     own = jnp.sum(vectors * embeddings[targets], axis=-1, dtype=jnp.float32) + bias[targets]
     others = jnp.matmul(vectors, embeddings[candidates].T, preferred_element_type=jnp.float32)
     others += bias[candidates] - log_probabilities[candidates] - jnp.log(len(candidates))
-    # A target that was drawn as well would compete with itself.
+    # A target that was also drawn would compete with itself.
     others = jnp.where(candidates == targets[:, None], -jnp.inf, others)
     return jnp.logaddexp(own, jax.nn.logsumexp(others, axis=-1)) - own

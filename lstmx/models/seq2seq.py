@@ -1,4 +1,4 @@
-"""From one sequence to another: a bidirectional encoder, and a decoder with attention to all of it."""
+"""Sequence to sequence: a bidirectional encoder and a decoder with attention."""
 
 from typing import Literal
 
@@ -16,33 +16,34 @@ from lstmx.models.attention import AttentionCell, AttentionState, Memory
 class Seq2Seq(nnx.Module):
     """Encoder and attention decoder, as in machine translation.
 
-    The encoder reads the source in both directions; a tanh layer on its last outputs, of either direction,
-    is the decoder's initial state. The decoder (`AttentionCell`) reads the target word by word and gives the
-    word after each. The attention vectors have E features, so that the output layer can be the target's
-    embedding.
+    The encoder reads the source in both directions; a tanh layer computes the decoder's initial state from
+    the last outputs of both directions. The decoder (`AttentionCell`) reads the target word by word and
+    predicts the next word. The attention vectors have E features, so that the output layer can be the
+    target's embedding.
 
-    Dropout is applied to embeddings, between the encoder's layers, to its outputs, and to the attention
-    vectors on their way to the output layer.
+    Dropout is applied to the embeddings, between the encoder's layers, to its outputs, and to the attention
+    vectors before the output layer.
 
     Args:
       source_size: V of the source vocabulary.
       target_size: V of the target vocabulary.
       embedding_size: E.
-      hidden_size: H, units of each decoder layer, and of both directions of an encoder layer together; even.
+      hidden_size: H, units of each decoder layer, and of an encoder layer in both directions together; even.
       encoder_layers: layers of the encoder.
       decoder_layers: layers of the decoder.
       cell: `"lstm"`, `"gru"` or `"elman"`.
       attention: the score, `"multiplicative"` or `"additive"`.
-      input_feeding: whether the decoder reads its last attention vector. Without, its layers can read a whole
-        target before the attention looks at all of it at once, which is faster.
+      input_feeding: whether the decoder reads its last attention vector. Without it the layers process the
+        whole target first and the attention all steps at once, which is faster.
       dropout_rate: in [0, 1).
       tied: whether the output layer is the target's embedding (Press & Wolf 2017).
-      shared: whether source and target have one embedding; their vocabulary is then one.
+      shared: whether source and target share one embedding, and thus one vocabulary.
       dtype: compute type; None for float32.
-      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
+      rngs: `params` and, for calls without `rngs`, `dropout`.
 
     Raises:
-      ValueError: if hidden_size is odd, or the vocabularies of a shared embedding differ in size.
+      ValueError: if a size is below 1, a name is unknown, hidden_size is odd, or the vocabularies of a shared
+        embedding differ in size.
 
     Source: Luong, Pham & Manning, "Effective approaches to attention-based neural machine translation", 2015;
     encoder and initial state: Bahdanau, Cho & Bengio, "Neural machine translation by jointly learning to
@@ -125,12 +126,13 @@ class Seq2Seq(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> jax.Array:
-        """Logits of the target's words, each from the source and the words before it (teacher forcing).
+        """Logits of the target's words, each given the source and the preceding words (teacher forcing).
 
         Args:
           source: integers `[B, S]`.
-          lengths: integers `[B]`, the words of each source; what follows them is not read.
-          before: integers `[B, T]`: the word before each of the target's, a word for the beginning first.
+          lengths: integers `[B]`, the number of words of each source; padding is not read.
+          before: integers `[B, T]`: the word before each word of the target; the first is a begin-of-sequence
+            token.
           deterministic: True for no dropout; None for the mode that `train()` or `eval()` has set (training
             at first).
           rngs: stream `dropout`; None for the model's own.
@@ -151,7 +153,7 @@ class Seq2Seq(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[Memory, AttentionState]:
-        """What the decoder looks at, and its state before the first word; arguments as of a call."""
+        """The decoder's memory and its state before the first word; arguments as in a call."""
         options = noise_options(self, deterministic, rngs)
         embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
         xs = self.dropout(embedding(source), **options)
@@ -169,12 +171,12 @@ class Seq2Seq(nnx.Module):
     def step(
         self, memory: Memory, state: AttentionState, words: jax.Array
     ) -> tuple[AttentionState, jax.Array]:
-        """One word at a time, of one or of several targets of each source.
+        """One step of decoding, of one or several targets per source.
 
         Args:
           memory: of `encode`, for B sources.
           state: leaves `[B, *more, ...]`.
-          words: integers `[B, *more]`, the words before.
+          words: integers `[B, *more]`, the preceding words.
 
         Returns:
           `(state, logits)`, logits `[B, *more, V]`.
@@ -185,12 +187,12 @@ class Seq2Seq(nnx.Module):
         return state, self._logits(cell.vectors(y))
 
     def attention(self, source: jax.Array, lengths: jax.Array, before: jax.Array) -> jax.Array:
-        """Where the decoder looks for each word of a target: weights `[B, T, S]`; arguments as of a call."""
+        """Attention weights `[B, T, S]` of each word of a target, without dropout; arguments as in a call."""
         memory, state = self.encode(source, lengths, deterministic=True)
         return self._attended(memory, state, before, with_weights=True, deterministic=True)[1]
 
     def _attended(self, memory, state, before, *, with_weights, deterministic, rngs=None):
-        """Attention vectors `[B, T, E]`, and the weights if they are asked for, else perhaps None."""
+        """Attention vectors `[B, T, E]`, and the weights if requested, otherwise possibly None."""
         cell = self.decoder.network
         params = cell.with_memory(self.decoder.parameters(), memory)
         xs = self.dropout(self.target_embedding(before), deterministic=deterministic, rngs=rngs)

@@ -140,7 +140,7 @@ WRONG = {
     "epsilon": ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be at least 0, got -1"),
     "coupled to nothing": (
         {"input_gate": "coupled", "forget_gate": False},
-        "input_gate='coupled' is made from the forget gate, which forget_gate=False takes away",
+        "input_gate='coupled' needs the forget gate, which forget_gate=False removes",
     ),
     "capped by nothing": ({"input_gate": "capped", "forget_gate": False}, "input_gate='capped'"),
     "peepholes of no gate": (
