@@ -1,4 +1,4 @@
-"""The driver: a cell over time, with ragged rows, gaps, resets and reversal."""
+"""`scan` and `step`: cells and networks over time, with ragged batches, gaps, resets and reversal."""
 
 import functools
 from typing import Any, Literal
@@ -37,53 +37,55 @@ def scan(
 ) -> tuple[State, jax.Array] | tuple[State, jax.Array, PyTree]:
     """Runs a cell, or a network of cells, over a sequence.
 
-    A step that `lengths` or `mask` leaves out does not exist: its input is not read (it may be NaN), its
-    reset is not applied, the state passes it unchanged, its output and all gradients through it are zero. A
-    row of length 0 returns its initial state.
+    Steps that `lengths` or `mask` excludes are skipped: the input is not read (it may be NaN), a reset is not
+    applied, the state does not change, and the output and all gradients through the step are zero. A row of
+    length 0 returns its initial state.
 
-    T and the batch may be symbolic (`jax.export.symbolic_shape`). With a symbolic T, `unroll` and chunks of
-    time (`remat`) have no effect.
+    T and the batch sizes may be symbolic (`jax.export.symbolic_shape`). With a symbolic T, `unroll` and
+    `remat` in chunks of time have no effect.
 
     Args:
       cell: the cell or network.
-      params: its parameters, as `cell.init` makes them.
+      params: its parameters, as `cell.init` returns them.
       xs: `[T, *batch, D]`, time first, any number of batch axes.
-      initial_state: leaves `[*batch, ...]`; None for the one that is learnt, or `cell.initial_state`.
+      initial_state: leaves `[*batch, ...]`; None for the learnt initial state if there is one, else
+        `cell.initial_state`.
       lengths: integers `[*batch]` in 0..T: row b consists of its first `lengths[b]` steps. With `reverse`,
         each row is read from its own end.
-      mask: bool `[T, *batch]`, True where a step exists; holes anywhere. At most one of `lengths` and `mask`.
-      resets: bool `[T, *batch]`, True where the state is made fresh (learnt, or `cell.initial_state`) before
-        x_t is consumed, as between the episodes of reinforcement learning.
-      segment_ids: integers `[T, *batch]` for several sequences packed into a row: 0 where there is padding,
-        else the number of the step's sequence, which never decreases along a row. The state is made fresh
-        at the first step of each sequence but a row's first, which continues `initial_state` (in reverse: its
-        last). Instead of lengths, mask and resets.
-      reverse: whether time runs backwards. The outputs stay in the order of the inputs, and the final state
-        is the one after x_0.
-      key: for the noise of regularized cells and networks; None for none (evaluation).
+      mask: bool `[T, *batch]`, False where a step is skipped; gaps may be anywhere. At most one of `lengths`
+        and `mask` can be given.
+      resets: bool `[T, *batch]`, True where the state is reset to the initial state (learnt, or
+        `cell.initial_state`) before x_t is read, as between episodes in reinforcement learning.
+      segment_ids: integers `[T, *batch]` for several sequences packed into one row: 0 for padding, otherwise
+        the number of the sequence that the step belongs to, which must not decrease along a row. The state is
+        reset at the start of each sequence except the first of a row, which continues from `initial_state`
+        (with `reverse`, except the last). Replaces lengths, mask and resets.
+      reverse: whether to run from the last step to the first. The outputs stay in the order of the inputs,
+        and the final state is the one after x_0.
+      key: for the noise of regularized cells and networks; None for no noise (evaluation).
       implementation: None for the fastest that can run it, or its name: `"native"` (C++ kernels for CPUs,
         reverse mode only), `"fused"` (a hand-written reverse pass, reverse mode only), `"reference"`
         (`lax.scan` and autodiff, every derivative), `"associative"` (parallel over time, for cells that are
         linear in their state), or for NVIDIA GPUs `"cudnn"` and `"pallas"`, which are experimental: they have
         not been run on a GPU yet, and are chosen only by name.
-      remat: what the reverse pass recomputes instead of keeping: less memory, more time. `"gates"`: the
-        gates, from the states of all steps. An integer n: everything but one state every n steps (nothing
-        is copied if n divides T); `"sqrt"`: with n about the root of T, the least memory.
+      remat: what the reverse pass recomputes instead of storing, which saves memory and costs time.
+        `"gates"`: the gates, from the states of all steps. An integer n: everything but one state every n
+        steps (nothing is copied if n divides T). `"sqrt"`: the same with n near the square root of T, which
+        needs the least memory.
       unroll: steps per iteration of the compiled loop.
-      return_states: True for the states of all steps as a third result, leaves `[T, *batch, ...]` (held where
-        a step does not exist); `"gates"` for a dictionary of the cell's gates instead, `[T, *batch, H]` (zero
-        there). Of a network, the tuple of its cells'.
+      return_states: True to return the states of all steps as a third result, leaves `[T, *batch, ...]`
+        (skipped steps repeat the state); `"gates"` to return a dictionary of the cell's gates instead,
+        `[T, *batch, H]` (zero for skipped steps). For a network, a tuple with one entry for each part.
 
     Returns:
       `(final_state, ys)`, as from `jax.lax.scan`: state leaves `[*batch, ...]`, ys `[T, *batch, H]` in the
-      compute type (`cell.dtype`, or promoted from parameters and xs). Then, on request, states or gates.
+      compute type (`cell.dtype`, or promoted from parameters and xs); with `return_states` also states or
+      gates.
 
     Raises:
-      ValueError: if a shape does not fit, with the rule and the shape; if lengths and mask are given both; if
-        segment ids decrease.
-      TypeError: if a type does not.
-      NotImplementedError: if an implementation cannot do what it is asked for by name, with the reason and
-        those that can.
+      ValueError: if a shape does not fit, if both lengths and mask are given, or if segment ids decrease.
+      TypeError: if an argument has the wrong type.
+      NotImplementedError: if the named implementation cannot run this, with the reason and those that can.
 
     Example:
       >>> import jax, jax.numpy as jnp, lstmx
@@ -140,7 +142,7 @@ def scan(
     if segment_ids is not None:
         if not (lengths is mask is resets is None):
             raise ValueError(
-                "give segment_ids alone: they say where steps exist and where states are made fresh"
+                "segment_ids cannot be combined with lengths, mask or resets: they define padding and resets"
             )
         keep, resets = _segments(segment_ids, xs.shape[0], batch, reverse)
     else:
@@ -164,15 +166,16 @@ def step(
     resets: ArrayLike | None = None,
     implementation: Implementation | None = None,
 ) -> tuple[State, jax.Array]:
-    """One step of a cell or network, for streaming: `scan` of a sequence of one step.
+    """Runs one step of a cell or network, for streaming: `scan` for a sequence of one step.
 
     Args:
       cell: the cell or network.
       params: its parameters, as `cell.init` returns them.
-      state: leaves `[*batch, ...]`; None for the initial state, learnt or `cell.initial_state`.
+      state: leaves `[*batch, ...]`; None for the learnt initial state if there is one, else
+        `cell.initial_state`.
       x: `[*batch, D]`.
       resets: bool `[*batch]`, True where the state is reset to the initial state before x is read.
-      implementation: as for `scan`; None for `"native"` where it can run the cell, else `"reference"`.
+      implementation: as for `scan`; None for `"native"` if it can run the cell, else `"reference"`.
 
     Returns:
       `(state, y)`, y `[*batch, H]`.
@@ -216,21 +219,23 @@ def which_implementation(
     remat: Remat = None,
     options: tuple[str, ...] = (),
 ) -> Implementation | tuple:
-    """The implementation that `scan` takes, without running it.
+    """The implementation that `scan` would choose; nothing is run or compiled.
 
     Args:
       cell: the cell or network.
-      implementation: the one asked for, None for the fastest.
-      xs: the inputs, or their shape and type, `[T, *batch, D]`; None for many, of the type of the parameters.
+      implementation: the name to check; None for the default.
+      xs: the inputs, or their shape and type, `[T, *batch, D]`; None for a long sequence of the type of the
+        parameters. With T = 1, the answer holds for `step`.
       remat: as for `scan`.
-      options: what else `scan` will be given, of "lengths", "mask", "resets", "segment_ids", "return_states".
+      options: the names of the other arguments that `scan` will be given: "lengths", "mask", "resets",
+        "segment_ids", "return_states".
 
     Returns:
-      Its name; of a network the tuple of its layers', where they differ.
+      Its name; for a network whose parts use different ones, a tuple of their names.
 
     Raises:
-      ValueError: if there is none of that name.
-      NotImplementedError: if it cannot do the job, with the reason and the ones that can.
+      ValueError: if there is no implementation of that name.
+      NotImplementedError: if it cannot run this, with the reason and those that can.
 
     Example:
       >>> import lstmx
@@ -259,7 +264,7 @@ def _scan(cell, params, state, sequence, key, *, implementation, reverse, remat,
     batch = reference.batch_shape(cell, xs)
     xs = xs.astype(cell.dtype)
     if keep is not None:
-        # Whatever stands in the padding, NaN included, must reach neither values nor gradients.
+        # Nothing in the padding, not even NaN, may reach values or gradients.
         xs = _zero_unless(keep, xs)
         resets = None if resets is None else resets & keep
     noise = cell.noise(key, xs.shape[0], batch) if hasattr(cell, "noise") and key is not None else None
@@ -301,7 +306,7 @@ def _zero_unless(keep: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 def _order(function: str) -> str:
-    """How a function is called, for those who may have swapped two arguments."""
+    """The call of a function, for messages to callers who may have swapped two arguments."""
     calls = {
         "scan": "layer(xs, initial_state)"
         if axes.is_batch_first()
@@ -312,7 +317,7 @@ def _order(function: str) -> str:
 
 
 def _require_array(function: str, name: str, x: Any) -> None:
-    """Refuses the state, which would become one array of all its leaves."""
+    """Refuses a state given for an array; it would be converted to one array of all its leaves."""
     if isinstance(x, tuple | dict):
         raise TypeError(f"{name} must be an array, got {base.described(x)}; {_order(function)}")
 
@@ -328,14 +333,14 @@ def _check_input(cell: Cell, params: Params, x: jax.Array, time: str, name: str)
     want, got = cell.input_shape(params), x.shape[x.ndim - feature_axes :]
     if any(w is not None and w != g for w, g in zip(want, got, strict=True)):
         raise ValueError(
-            f"{name} has {' x '.join(map(str, got))} features, the parameters are made for "
+            f"{name} has {' x '.join(map(str, got))} features, the parameters are for "
             f"{' x '.join(map(str, want))}; {name} has shape {shape}, read as {names}"
         )
 
 
 def _keep(lengths, mask, steps: int, batch: tuple[int, ...]) -> jax.Array | None:
     if lengths is not None and mask is not None:
-        raise ValueError("give lengths or mask, not both; a mask can express lengths: mask[t] = t < lengths")
+        raise ValueError("pass lengths or mask, not both; as a mask, lengths are mask[t] = t < lengths")
     if mask is not None:
         return _flags("mask", mask, (steps, *batch))
     if lengths is None:
@@ -355,7 +360,7 @@ def _keep(lengths, mask, steps: int, batch: tuple[int, ...]) -> jax.Array | None
 
 
 def _segments(ids: Any, steps: int, batch: tuple[int, ...], reverse: bool) -> tuple[jax.Array, jax.Array]:
-    """Where steps exist, and which are the first of another sequence than the one before them."""
+    """Which steps are not padding, and which of them start a sequence that is not the first to be read."""
     ids = jnp.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"segment_ids must be integers, got {ids.dtype.name}")
@@ -368,7 +373,7 @@ def _segments(ids: Any, steps: int, batch: tuple[int, ...], reverse: bool) -> tu
 
 
 def _first_of_segment(ids: jax.Array, falling: bool) -> jax.Array:
-    # The number that was read last: since numbers never go back, the extreme of all so far.
+    # The last id that was read: since ids never decrease, the extreme of all ids so far.
     none = jnp.iinfo(ids.dtype).max if falling else 0
     extreme = jax.lax.cummin if falling else jax.lax.cummax
     last = extreme(jnp.where(ids > 0, ids, none), axis=0)
@@ -385,7 +390,7 @@ def _check_segments(ids: np.ndarray) -> None:
         where = tuple(int(k) for k in np.argwhere(back)[0])
         names, index = axes.described(where)
         raise ValueError(
-            f"segment_ids must not decrease along a row (0, the padding, apart): got {ids[where]} after "
+            f"segment_ids must not decrease along a row (except for padding, 0): got {ids[where]} after "
             f"{before[where]} at {names} = {list(index)}"
         )
 
@@ -407,11 +412,11 @@ def _require_shape(name: str, shape: tuple, want: tuple, has_time: bool = True) 
 
 
 def _state(function: str, cell: Cell, state: State, batch: tuple[int, ...]) -> State:
-    """The state that a function was given, in the structure and the types of the cell's."""
+    """The given state with the structure and types of the cell's state."""
     fresh = cell.initial_state(batch)
     want, got = jax.tree.structure(fresh), jax.tree.structure(state)
     if got != want:
-        # A plain (c, h) is what Flax and older code carry.
+        # Flax and older code carry a plain tuple (c, h).
         if not (isinstance(state, tuple | list) and len(state) == want.num_leaves == got.num_leaves):
             kind = "one array" if jax.tree_util.treedef_is_leaf(want) else f"a {type(fresh).__name__}"
             raise ValueError(f"the state must be {kind}, got {base.described(state)}; {_order(function)}")

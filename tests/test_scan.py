@@ -224,7 +224,7 @@ def test_lengths_of_any_kind_under_jit(make):
 XS = np.ones((5, 2, 3), np.float32)
 ERRORS = {
     "rank": ({"xs": np.ones(3)}, ValueError, r"xs must be \[time, \*batch, features\], got shape \(3,\)"),
-    "features": ({"xs": np.ones((5, 2, 4))}, ValueError, "xs has 4 features, the parameters are made for 3"),
+    "features": ({"xs": np.ones((5, 2, 4))}, ValueError, "xs has 4 features, the parameters are for 3"),
     "complex": ({"xs": XS + 1j}, TypeError, "xs must hold real numbers, got complex64"),
     "length shape": ({"lengths": np.array([1, 2, 3])}, ValueError, r"batch shape \(2,\), got \(3,\)"),
     "length type": ({"lengths": np.array([1.0, 2.0])}, TypeError, "lengths must be integers, got float32"),
@@ -259,7 +259,7 @@ def test_bad_input_is_named(case):
 def test_bad_input_to_step_is_named():
     cell = lstmx.LSTM(4)
     params = cell.init(jax.random.key(0), 3)
-    with pytest.raises(ValueError, match=r"x has 2 features, the parameters are made for 3"):
+    with pytest.raises(ValueError, match=r"x has 2 features, the parameters are for 3"):
         lstmx.step(cell, params, cell.initial_state((1,)), np.ones((1, 2)))
     with pytest.raises(ValueError, match=r"must have shape \(5, 4\), got \(1, 4\)"):
         lstmx.step(cell, params, cell.initial_state((1,)), np.ones((5, 3)))

@@ -1,9 +1,9 @@
 """Cells that are linear in their state, by an associative scan: O(log T) parallel steps instead of T.
 
-Such a cell has one more method, `coefficients(update_params, z) -> (a, b)`, and its update is
-`a * state + b`, elementwise, with 0 <= a <= 1; it has no recurrent map. Two steps are one step of the same
-kind, `(a1, b1)` then `(a2, b2)` being `(a2 * a1, a2 * b1 + b2)`, which is an associative operation (Blelloch
-1990). Products of numbers in [0, 1] may underflow but not overflow, so that no logarithms are needed.
+Such a cell has a method `coefficients(update_params, z) -> (a, b)`, and its update is `a * state + b`,
+elementwise, with 0 <= a <= 1; it has no recurrent map. Two steps compose to one of the same form: `(a1, b1)`
+followed by `(a2, b2)` is `(a2 * a1, a2 * b1 + b2)`, which is an associative operation (Blelloch 1990).
+Products of numbers in [0, 1] may underflow but not overflow, so no logarithms are needed.
 """
 
 import functools
@@ -18,7 +18,7 @@ from lstmx.implementations.reference import Sequence, is_symbolic, previous, sel
 
 
 def refusal(job) -> str | None:
-    """Why it cannot do a job (`lstmx.implementations.choice.Job`); None if it can.
+    """Why it cannot run a job (`lstmx.implementations.choice.Job`); None if it can.
 
     Example:
       >>> from lstmx.cells.minimal import MinGRU
@@ -30,8 +30,8 @@ def refusal(job) -> str | None:
             return f"needs a known number of steps, got xs of shape {job.xs.shape}"
         return None
     return (
-        "runs cells that are linear in their state and have a method `coefficients`, as MinGRU and MinLSTM "
-        f"do; {type(job.cell).__name__} has none"
+        "runs cells that are linear in their state, such as MinGRU and MinLSTM, by their method "
+        f"`coefficients`; {type(job.cell).__name__} has none"
     )
 
 
@@ -48,13 +48,13 @@ def run(
     remat: str | None,
     states: bool,
 ) -> tuple[State, PyTree]:
-    """Runs a cell over time; see `reference.run`. `unroll` has no meaning here.
+    """Runs a cell over time; see `reference.run`. `unroll` has no effect.
 
     Raises:
-      NotImplementedError: if there is noise, of which `coefficients` know nothing.
+      NotImplementedError: if there is noise, which `coefficients` does not take.
     """
     if locked is not None or sequence.noise is not None:
-        raise NotImplementedError('implementation "associative" has no noise inside of the recurrence')
+        raise NotImplementedError('implementation "associative" does not support noise inside the recurrence')
     del unroll
     options = {"reverse": reverse, "states": states}
     steps = sequence.xs.shape[0]
@@ -82,29 +82,29 @@ def _whole(cell, params, state, fresh, sequence, locked, *, reverse, states):
 
 
 def _in_chunks() -> bool:
-    # A CPU is not parallel enough for all of time at once, and the levels of a long scan leave its caches. At
-    # T=4096, B=8, H=256 a loop over about sqrt(T) chunks took 0.6 of the time, forwards and backwards.
+    # A CPU is not parallel enough for all steps at once, and the levels of a long scan do not fit its caches.
+    # At T=4096, B=8, H=256 a loop over about sqrt(T) chunks took 0.6 times as long, forward and backward.
     return jax.default_backend() == "cpu"
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _recurrence(reverse, a, b):
     """`h_t = a_t * h_{t-1} + b_t` for all t, from zero; `[T, ...]`."""
-    return lax.associative_scan(_after, (a, b), reverse=reverse)[1]
+    return lax.associative_scan(_compose, (a, b), reverse=reverse)[1]
 
 
 @_recurrence.defjvp
 def _recurrence_jvp(reverse, primals, tangents):
-    # The tangents obey the same recurrence, with other b: autodiff of the scan would keep, and differentiate,
+    # The tangents obey the same recurrence with another b. Autodiff of the scan would store and differentiate
     # the products of all levels.
     a, b = primals
     da, db = tangents
     h = _recurrence(reverse, a, b)
     before = previous(jnp.zeros(h.shape[1:], h.dtype), h, reverse)
-    return h, lax.associative_scan(_after, (a, da * before + db), reverse=reverse)[1]
+    return h, lax.associative_scan(_compose, (a, da * before + db), reverse=reverse)[1]
 
 
-def _after(first, second):
-    """The one step that two steps are."""
+def _compose(first, second):
+    """Two steps, one after the other, as one step."""
     (a1, b1), (a2, b2) = first, second
     return a2 * a1, a2 * b1 + b2

@@ -2,7 +2,7 @@
 
 An implementation is a module with `run`, which has the signature of `reference.run`, and, where they are
 needed, `refusal(job)`, which returns None or why it cannot run a job, and `prepare()`, which is called before
-a run that needs more than JAX, and after which `refusal` takes into account how it went.
+a run and may find that the implementation is not available after all; `refusal` then returns the reason.
 """
 
 from types import ModuleType
@@ -48,12 +48,12 @@ def choose(job: Job, name: str | None = None) -> str:
     """The implementation to run a job with.
 
     Args:
-      job: what there is to run.
-      name: the one asked for, None for the fastest.
+      job: the scan to run.
+      name: the name of an implementation; None for the default.
 
     Raises:
-      ValueError: if there is none of that name.
-      NotImplementedError: if it cannot do the job, with the reason and the ones that can.
+      ValueError: if there is no implementation of that name.
+      NotImplementedError: if it cannot run the job, with the reason and those that can.
 
     Example:
       >>> from lstmx.cells.minimal import MinGRU
@@ -68,17 +68,22 @@ def choose(job: Job, name: str | None = None) -> str:
     reason = refusal(job, name)
     if reason is not None:
         able = [other for other in IMPLEMENTATIONS if refusal(job, other) is None]
-        raise NotImplementedError(f'implementation "{name}" {reason}; these can do it: {", ".join(able)}')
+        raise NotImplementedError(f'implementation "{name}" {reason}; these can run it: {", ".join(able)}')
     return name
 
 
 def prepare(job: Job, name: str | None = None) -> str:
     """Chooses the implementation to run a job with, and makes it ready to run.
 
-    Only here are the kernels of `native` compiled, if they have not been compiled on this machine before. If
-    that fails, another implementation takes their place.
+    This is where the kernels of `native` are compiled if this machine does not have them yet. If that fails
+    and `name` is None, another implementation is chosen.
 
-    Args and raises as for `choose`.
+    Args:
+      job: as for `choose`.
+      name: as for `choose`.
+
+    Raises:
+      ValueError, NotImplementedError: as `choose`.
 
     Example:
       >>> from lstmx.cells.minimal import MinGRU
@@ -94,7 +99,7 @@ def prepare(job: Job, name: str | None = None) -> str:
 
 
 def refusal(job: Job, name: str) -> str | None:
-    """Why an implementation cannot do a job; None if it can.
+    """Why an implementation cannot run a job; None if it can.
 
     Example:
       >>> from lstmx.cells import GRU
@@ -108,5 +113,5 @@ def _has_one_step(job: Job) -> bool:
 
 
 def platform() -> str:
-    """The platform that computations go to unless something else is asked for."""
+    """The default platform of computations."""
     return jax.default_backend()

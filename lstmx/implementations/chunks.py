@@ -1,7 +1,7 @@
-"""Chunks of time: only the states between them are kept, and each is run again in the reverse pass.
+"""Chunks of time: only the states between them are stored, and each is run again in the reverse pass.
 
-The memory for T steps in chunks of n is that of n steps and T / n states, least at n = sqrt(T) (Chen et al.,
-"Training deep nets with sublinear memory cost", 2016).
+T steps in chunks of n need the memory of n steps and T / n states, which is least at n = sqrt(T) (Chen et
+al., "Training deep nets with sublinear memory cost", 2016).
 """
 
 import math
@@ -34,8 +34,8 @@ def run(
     Args:
       whole: the implementation.
       chunk: steps of a chunk; the last one (the first, in reverse) may have fewer.
-      cell: as for `whole`, and so on.
-      recompute: whether chunks are run again in the reverse pass; otherwise they keep what `whole` keeps.
+      cell: this and the remaining arguments: as for `whole`.
+      recompute: whether chunks are run again in the reverse pass; otherwise they store what `whole` stores.
     """
 
     def one(params, fresh, locked, state, part):
@@ -62,7 +62,7 @@ def loop(
 
     Args:
       body: `body(carry, part) -> (carry, result)`, with leaves `[n, ...]`, for n steps.
-      carry: its first argument at the start.
+      carry: the initial carry.
       steps: leaves `[T, ...]`.
       chunk: n; the last chunk (the first, in reverse) may have fewer.
       reverse: whether the last steps come first.
@@ -95,10 +95,11 @@ def _at(tree: PyTree, rows: slice) -> PyTree:
 
 
 def length_of(remat: str | int, steps: int, least: int = 1) -> int:
-    """The steps of a chunk for `remat`: itself, or for "sqrt" about the root of `steps`, but about `least`.
+    """The steps of a chunk for `remat`: `remat` itself, or for "sqrt" about the square root of `steps`.
 
-    A divisor of `steps` near the root is preferred: no chunk is then shorter and nothing is copied. A
-    symbolic number of steps cannot be divided: it is one chunk.
+    With "sqrt", `least` is a lower bound, also approximate, and a divisor of `steps` nearby is preferred: no
+    chunk is then shorter and nothing is copied. A symbolic number of steps, which cannot be divided, is one
+    chunk.
 
     Example:
       >>> length_of("sqrt", 20_000), length_of("sqrt", 101), length_of(64, 20_000)

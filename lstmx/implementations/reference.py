@@ -1,4 +1,4 @@
-"""`lax.scan` and autodiff: the definition that every other implementation is tested against."""
+"""`lax.scan` and autodiff: the definition against which every other implementation is tested."""
 
 import functools
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from lstmx.cells.base import Cell, Noise, Params, PyTree, State
 
 
 class Sequence(NamedTuple):
-    """What is read step by step, `[T, *batch, ...]`; all but xs may be None."""
+    """The inputs of the steps, `[T, *batch, ...]`; all but xs may be None."""
 
     xs: jax.Array  # of the compute type
-    keep: jax.Array | None = None  # bool, False where the state is held
-    resets: jax.Array | None = None  # bool, True where the state is made fresh first; False where keep is
+    keep: jax.Array | None = None  # bool, False where a step is skipped
+    resets: jax.Array | None = None  # bool, True where the state is reset first; False where keep is
     noise: PyTree = None  # the stepwise part of a regularized cell's noise
 
 
@@ -32,23 +32,23 @@ def run(
     remat: str | None,
     states: bool,
 ) -> tuple[State, PyTree]:
-    """Runs a cell over time. This is the signature of every implementation; `lstmx.scan` is its user.
+    """Runs a cell over time. Every implementation has this signature; `lstmx.scan` calls it.
 
     Args:
-      cell: the cell, its `dtype` settled.
+      cell: the cell, its `dtype` resolved.
       params: its parameters.
       state: initial state, leaves `[*batch, ...]`.
-      fresh: the state that a reset makes, leaves `[*batch, ...]`.
+      fresh: the state after a reset, leaves `[*batch, ...]`.
       sequence: inputs and flags.
       locked: the part of a regularized cell's noise that is the same in all steps.
       reverse: whether time runs from T-1 to 0. The outputs stay in the order of the inputs.
       unroll: steps per iteration of the compiled loop.
-      remat: `"gates"` to recompute the gates in the reverse pass instead of keeping them.
+      remat: `"gates"` to recompute the gates in the reverse pass instead of storing them.
       states: whether to return all states instead of the outputs.
 
     Returns:
-      The final state, and the outputs `[T, *batch, ...]` (of the held state where `keep` is False), or the
-      states after each step.
+      The final state, and the outputs `[T, *batch, ...]` (those of the unchanged state where `keep` is
+      False), or the states after each step.
     """
 
     def step(state, inputs):
@@ -68,7 +68,7 @@ def run(
 
 
 def noises(locked: PyTree, stepwise: PyTree) -> tuple[tuple, tuple]:
-    """The further arguments of `recurrent_map` and of `update`: none for a cell without noise."""
+    """The additional arguments of `recurrent_map` and of `update`: none for a cell without noise."""
     if locked is None and stepwise is None:
         return (), ()
     return (locked,), (Noise(locked, stepwise),)
@@ -86,12 +86,12 @@ def select(flags: jax.Array, on_true: State, on_false: State) -> State:
 def before_each_step(
     first: PyTree, after: PyTree, fresh: PyTree, resets: jax.Array | None, *, reverse: bool
 ) -> PyTree:
-    """What the steps began from, of what they ended with: states, or the outputs that recurrent maps read.
+    """The states before each step, from those after each step; or the same for outputs.
 
     Args:
-      first: what was there before all steps, leaves `[*batch, ...]`.
-      after: what was there after each step, `[T, *batch, ...]`.
-      fresh: what a reset makes, `[*batch, ...]`.
+      first: before all steps, leaves `[*batch, ...]`.
+      after: after each step, `[T, *batch, ...]`.
+      fresh: after a reset, `[*batch, ...]`.
       resets: bool `[T, *batch]` or None.
       reverse: whether time runs backwards.
     """
@@ -106,16 +106,16 @@ def before_each_step(
 
 
 def previous(first: jax.Array, rest: jax.Array, reverse: bool) -> jax.Array:
-    """The sequence one step earlier: `first`, then all but the last of `rest` `[T, ...]`."""
+    """The sequence shifted by one step: `first`, then all but the last of `rest` `[T, ...]`."""
     first = first[None].astype(rest.dtype)
     parts = (rest[1:], first) if reverse else (first, rest[:-1])
     return jnp.concatenate(parts)[: rest.shape[0]]
 
 
 def is_symbolic(*sizes) -> bool:
-    """Whether any of these sizes is unknown while tracing, as `jax.export.symbolic_shape` allows.
+    """Whether any of these sizes is symbolic (`jax.export.symbolic_shape`).
 
-    Such a size can be computed with, but not compared with a number or divided into chunks.
+    Arithmetic with such a size works, but most comparisons with numbers and divisions into chunks do not.
     """
     return not all(isinstance(size, int) for size in sizes)
 

@@ -1,8 +1,8 @@
-"""A function with a hand-written reverse pass, that says so when forward mode meets it.
+"""Functions with a hand-written reverse pass, with a clear error in forward mode.
 
-`jax.custom_vjp` does the same, but forward mode through it ends in an error that cannot name what to do, and
-after `jit` in an internal one. Here the derivative is a linear primitive of our own: transposing it calls the
-reverse pass, batching it batches the reverse pass, and evaluating it, which forward mode alone wants, raises.
+`jax.custom_vjp` would do, but forward mode through it ends in an error that does not say what to do instead,
+and under `jit` in an internal one. Here the derivative is a linear primitive: transposing it calls the
+reverse pass, batching it batches the reverse pass, and evaluating it, which only forward mode does, raises.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ _linear_p.multiple_results = True
 
 
 def message(name: str) -> str:
-    """What forward mode is told by the implementation of this name."""
+    """The error message of an implementation for forward mode."""
     return (
         f'implementation "{name}" has a hand-written reverse pass and no forward-mode derivative (jvp, '
         'jacfwd, linearize evaluated forwards); use implementation="reference", which has both'
@@ -30,14 +30,14 @@ def linear_map(
     outputs: Sequence[jax.Array],
     refusal: str,
 ) -> list[jax.Array]:
-    """The tangents of `outputs`, known through the transpose of the map alone.
+    """The tangents of `outputs`, as a linear map of `tangents` of which only the transpose can be computed.
 
     Args:
-      reverse: `reverse(residuals, cotangents)` gives one cotangent for each of `tangents`.
+      reverse: `reverse(residuals, cotangents)` returns one cotangent for each of `tangents`.
       residuals: what the reverse pass needs, flat.
       tangents: the tangents of the inputs, flat.
-      outputs: arrays of the shapes and types of the result.
-      refusal: what forward mode is told.
+      outputs: arrays with the shapes and types of the result.
+      refusal: the error message for forward mode.
     """
     avals = tuple(jax.typeof(x) for x in outputs)
     options = {"reverse": reverse, "n_residuals": len(residuals), "avals": avals, "refusal": refusal}
@@ -59,8 +59,8 @@ def _transpose(cotangents, *args, reverse, n_residuals, **_):
 
 def _batch(args, dims, *, reverse, n_residuals, avals, refusal):
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
-    # A tangent that is the same for the whole batch is made one of each: the transpose of that broadcast sums
-    # the cotangents, as it must.
+    # A tangent without the batch axis is broadcast: the transpose of the broadcast sums the cotangents, as
+    # required.
     tangents = [
         batching.bdim_at_front(x, d, size)
         for x, d in zip(args[n_residuals:], dims[n_residuals:], strict=True)

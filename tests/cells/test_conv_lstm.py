@@ -199,7 +199,7 @@ def test_numbers_stand_for_every_dimension():
 def test_inputs_of_another_shape_are_named():
     cell = ConvLSTM(2, (4, 5))
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
-    with pytest.raises(ValueError, match="xs has 4 x 6 x 3 features, the parameters are made for 4 x 5 x 3"):
+    with pytest.raises(ValueError, match="xs has 4 x 6 x 3 features, the parameters are for 4 x 5 x 3"):
         lstmx.scan(cell, params, jnp.ones((2, 1, 4, 6, 3)))
 
 

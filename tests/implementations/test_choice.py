@@ -19,7 +19,7 @@ def test_a_name_that_does_not_exist_is_refused_with_those_that_do():
 
 
 def test_a_refusal_names_the_reason_and_the_alternatives():
-    with pytest.raises(NotImplementedError, match=r"LSTM has none; these can do it: .*fused"):
+    with pytest.raises(NotImplementedError, match=r"LSTM has none; these can run it: .*fused"):
         lstmx.which_implementation(lstmx.LSTM(4), "associative")
 
 

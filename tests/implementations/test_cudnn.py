@@ -207,7 +207,7 @@ REFUSED = {
 def test_what_it_cannot_do_is_refused_with_the_reason(name):
     net, options, reason = REFUSED[name]
     args = case(net)
-    message = rf'implementation "cudnn" .*{reason}.*; these can do it: .*fused'
+    message = rf'implementation "cudnn" .*{reason}.*; these can run it: .*fused'
     with pytest.raises(NotImplementedError, match=message):
         run(net, **options)(*args)
     assert jax.eval_shape(run(net, None, **options), *args)
@@ -244,7 +244,7 @@ def test_what_nobody_asked_the_refusal_about_is_refused_by_the_run(name):
 
 
 BAD_INPUT = {
-    "features": (lambda p, x, s: (p, x[..., :2], s), "xs has 2 features, the parameters are made for 3"),
+    "features": (lambda p, x, s: (p, x[..., :2], s), "xs has 2 features, the parameters are for 3"),
     "axes": (lambda p, x, s: (p, x[0, 0], s), r"xs must be \[time, \*batch, features\]"),
     "params": (lambda p, x, s: (p[:1], x, s), "params must have one entry for each of 2 layers, got 1"),
     "state": (lambda p, x, s: (p, x, s[:1]), "state must have one entry for each of 2 layers, got 1"),

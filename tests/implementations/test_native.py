@@ -236,20 +236,20 @@ def test_nothing_to_do(name, steps, batch):
 
 REFUSED = {
     "runs on CPUs, and the platform is gpu": choice.Job(lstmx.LSTM(4), platform="gpu"),
-    "for LSTM, GRU and Elman alone, got SLSTM": choice.Job(lstmx.SLSTM(4)),
+    "only for LSTM, GRU and Elman, got SLSTM": choice.Job(lstmx.SLSTM(4)),
     "options or heads, got Elman": choice.Job(lstmx.Elman(4, "sigmoid")),
-    "for the plain cells, without options": choice.Job(lstmx.LSTM(4, peephole=True)),
+    "only for cells without options or heads": choice.Job(lstmx.LSTM(4, peephole=True)),
     "or heads": choice.Job(lstmx.GRU(4, num_heads=2)),
     "in float32, got bfloat16": choice.Job(lstmx.LSTM(4, dtype=jnp.bfloat16)),
     "in float32, got float64": choice.Job(lstmx.GRU(4, dtype="float64")),
-    'no remat="gates"': choice.Job(lstmx.LSTM(4, dtype="float32"), remat="gates"),
+    'does not support remat="gates"': choice.Job(lstmx.LSTM(4, dtype="float32"), remat="gates"),
 }
 
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refusals(reason):
     assert reason in native.refusal(REFUSED[reason])
-    with pytest.raises(NotImplementedError, match=r'implementation "native" .*these can do it: .*fused'):
+    with pytest.raises(NotImplementedError, match=r'implementation "native" .*these can run it: .*fused'):
         choice.choose(REFUSED[reason], "native")
     assert choice.choose(REFUSED[reason]) == "fused"
 

@@ -49,7 +49,7 @@ def test_a_reason_to_refuse_is_a_reason_for_fused(name, monkeypatch):
     monkeypatch.setattr(library, "refusal", lambda: "is not here today")
     cell = {"lstm": lstmx.LSTM, "gru": lstmx.GRU}[name](4)
     assert lstmx.which_implementation(cell) == "fused"
-    with pytest.raises(NotImplementedError, match=r'"native" is not here today; these can do it: .*fused'):
+    with pytest.raises(NotImplementedError, match=r'"native" is not here today; these can run it: .*fused'):
         lstmx.which_implementation(cell, "native")
     assert choice.refusal(choice.Job(lstmx.SLSTM(4)), "native") != "is not here today"
 
@@ -71,9 +71,9 @@ def test_turned_off(cache, monkeypatch):
 @pytest.mark.usefixtures("cache")
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert re.search(r"needs a C\+\+ compiler .* there is none \(c\+\+, g\+\+, clang\+\+\)", refused())
+    assert re.search(r"needs a C\+\+ compiler, and none was found \(c\+\+, g\+\+, clang\+\+\)", refused())
     monkeypatch.setenv("CXX", "nowhere/c++ -m64")
-    assert refused().endswith("there is none (nowhere/c++)")
+    assert refused().endswith("none was found (nowhere/c++)")
 
 
 @pytest.mark.parametrize("place", ["a file", "no home"])
@@ -86,7 +86,7 @@ def test_no_cache(place, tmp_path, monkeypatch):
         for name in ("LSTMX_CACHE_DIR", "XDG_CACHE_HOME"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
-    assert re.match(r"finds no writable cache \(.*\); set LSTMX_CACHE_DIR to a folder", refused())
+    assert re.match(r"has no writable cache folder \(.*\); set LSTMX_CACHE_DIR", refused())
 
 
 def test_where_the_cache_is(cache, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_compiled_once(cache, works, caplog):
     path = library._compiled()
     assert path.parent == cache
     assert path.read_text() == "compiled\n"
-    assert re.search(r"compiling lstmx's CPU kernels .* once", caplog.text)
+    assert re.search(r"compiling lstmx's CPU kernels, once", caplog.text)
     assert library._compiled() == path
     assert len(works()) == 1
     assert {p.suffix for p in cache.iterdir()} == {".so", ".lock"}
@@ -175,7 +175,7 @@ def test_a_compilation_that_fails(cache, tmp_path):
     assert chosen == "fused fused"
     assert equal == "True"
     assert re.search(
-        rf'implementation "native" did not compile: .* in {log} .*these can do it: .*fused', error
+        rf'implementation "native" did not compile: .* in {log} .*these can run it: .*fused', error
     )
     assert len(warned) == 1
     assert re.match(rf"RuntimeWarning lstmx's CPU kernels did not compile \(see {log}\)", warned[0])
@@ -220,7 +220,7 @@ def test_a_question_compiles_nothing(cache, tmp_path):
     chosen, refusal, *errors = done.stdout.splitlines()
     assert (chosen, refusal) == ("native native", "None")
     assert len(errors) == 2
-    assert all(re.search(r"these can do it: .*native", error) for error in errors)
+    assert all(re.search(r"these can run it: .*native", error) for error in errors)
     assert runs() == []
     assert list(cache.iterdir()) == []
 

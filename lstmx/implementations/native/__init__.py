@@ -1,8 +1,8 @@
 """C++ kernels for CPUs: the plain LSTM, GRU and Elman cell in float32, forwards and backwards.
 
-The matmuls and the gates of a few rows are one pass over the registers, rows are shared among XLA's threads,
-and in the reverse pass the cotangents of the gates are used up, block of time by block, while they are in the
-caches (`kernels/`). Compiled at first use (`library`).
+The matmuls and the gates of a few rows are one pass over the registers, rows are divided among threads, and
+in the reverse pass the cotangents of the gates are consumed block of time by block, while they are in the
+caches (`kernels/`). The kernels are compiled at their first use (`library`).
 """
 
 import functools
@@ -17,39 +17,39 @@ from lstmx.cells.gru import GRU
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import fused, reference, reverse_only
 from lstmx.implementations.native import calls, library
-from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Shown, in_jax
+from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Outputs, in_jax
 from lstmx.implementations.reference import Sequence, batch_shape
 
 _REFUSAL = reverse_only.message("native")
 
 
 def refusal(job) -> str | None:
-    """Why it cannot do a job (`lstmx.implementations.choice.Job`); None if it can.
+    """Why it cannot run a job (`lstmx.implementations.choice.Job`); None if it can.
 
     Example:
       >>> from lstmx.cells import SLSTM
       >>> from lstmx.implementations.choice import Job
       >>> refusal(Job(SLSTM(4)))
-      'has kernels for LSTM, GRU and Elman alone, got SLSTM'
+      'has kernels only for LSTM, GRU and Elman, got SLSTM'
     """
     cell = job.cell
     if job.platform != "cpu":
         return f"runs on CPUs, and the platform is {job.platform}"
     if type(cell) not in (LSTM, GRU, Elman):
-        return f"has kernels for LSTM, GRU and Elman alone, got {type(cell).__name__}"
+        return f"has kernels only for LSTM, GRU and Elman, got {type(cell).__name__}"
     if not _is_plain(cell) or cell.num_heads > 1:
-        return f"has kernels for the plain cells, without options or heads, got {cell}"
+        return f"has kernels only for cells without options or heads, got {cell}"
     if cell.dtype is not None and jnp.dtype(cell.dtype) != jnp.float32:
         return f"computes in float32, got {jnp.dtype(cell.dtype).name}"
     if job.xs is not None and reference.is_symbolic(*job.xs.shape):
         return f"needs known sizes, got xs of shape {job.xs.shape}"
     if job.remat == "gates":
-        return 'keeps the gates: it has no remat="gates" (a number of steps or "sqrt" it has)'
+        return 'does not support remat="gates" (a number of steps and "sqrt" are supported)'
     return library.refusal()
 
 
 def prepare() -> None:
-    """Compiles the kernels if this machine does not have them yet; `refusal` then says if that failed."""
+    """Compiles the kernels if this machine does not have them yet; if that fails, `refusal` says so."""
     library.load()
 
 
@@ -66,7 +66,7 @@ def run(
     remat: str | None,
     states: bool,
 ) -> tuple[State, PyTree]:
-    """Runs a cell over time; see `reference.run`. `unroll` has no meaning here."""
+    """Runs a cell over time; see `reference.run`. `unroll` has no effect."""
     xs = sequence.xs
     if 0 in xs.shape:
         return fused.run(
@@ -93,16 +93,16 @@ def run(
         h=h, c=c, fresh_h=fresh_h, fresh_c=fresh_c,
     )  # fmt: skip
     flags = Flags(*(None if f is None else f.reshape(-1, rows) for f in (sequence.keep, sequence.resets)))
-    shown, _ = _forward(kernel, states and is_lstm, False, arrays, flags)
+    outputs, _ = _forward(kernel, states and is_lstm, False, arrays, flags)
 
     def shaped(leaf, like):
         return leaf.reshape(*leaf.shape[:-2], *batch, units).astype(like.dtype)
 
     if not is_lstm:
-        return shaped(shown.h, state), shaped(shown.ys, state if states else xs)
-    final = LSTMState(c=shaped(shown.c, state.c), h=shaped(shown.h, state.h))
-    ys = shaped(shown.ys, state.h)
-    return final, LSTMState(c=shaped(shown.cells, state.c), h=ys) if states else ys
+        return shaped(outputs.h, state), shaped(outputs.ys, state if states else xs)
+    final = LSTMState(c=shaped(outputs.c, state.c), h=shaped(outputs.h, state.h))
+    ys = shaped(outputs.ys, state.h)
+    return final, LSTMState(c=shaped(outputs.cells, state.c), h=ys) if states else ys
 
 
 def _name(cell: LSTM | GRU | Elman) -> str:
@@ -129,27 +129,27 @@ def _slot_biases(cell: LSTM | GRU | Elman, params: Params) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _forward(kernel, wants_cells, training, arrays, flags):
-    """What is shown, and in training the tape."""
+    """The outputs, and in training the tape."""
     ys, h, c, tape, cells = calls.forward(kernel, training, wants_cells, arrays, flags)
-    return Shown(ys, h, c, cells), tape
+    return Outputs(ys, h, c, cells), tape
 
 
 @_forward.defjvp
 def _forward_jvp(kernel, wants_cells, training, primals, tangents):
     arrays, flags = primals
-    shown, tape = _forward(kernel, wants_cells, True, arrays, flags)
+    outputs, tape = _forward(kernel, wants_cells, True, arrays, flags)
     if training:
-        # A second derivative, by the reference. `_backward` alone reads the tape, and its own derivative does
-        # without it.
-        def outputs(arrays):
+        # A second derivative, by the reference. Only `_backward` reads the tape, and its derivative does not
+        # need it.
+        def by_reference(arrays):
             return in_jax(reference.run, kernel, arrays, flags, wants_cells)
 
-        return (shown, tape), (
-            jax.jvp(outputs, (arrays,), tangents[:1])[1],
+        return (outputs, tape), (
+            jax.jvp(by_reference, (arrays,), tangents[:1])[1],
             jax.tree.map(jnp.zeros_like, tape),
         )
-    residuals, tree = jax.tree.flatten((arrays, flags, shown.ys, tape))
-    outputs, output_tree = jax.tree.flatten(shown)
+    residuals, tree = jax.tree.flatten((arrays, flags, outputs.ys, tape))
+    flat_outputs, output_tree = jax.tree.flatten(outputs)
     flat_tangents, tangent_tree = jax.tree.flatten(tangents[0])
 
     def reverse(residuals, cotangents):
@@ -157,8 +157,8 @@ def _forward_jvp(kernel, wants_cells, training, primals, tangents):
         arrays, flags, ys, tape = jax.tree.unflatten(tree, residuals)
         return tangent_tree.flatten_up_to(_backward(kernel, arrays, flags, ys, tape, cotangents))
 
-    d_shown = reverse_only.linear_map(reverse, residuals, flat_tangents, outputs, _REFUSAL)
-    return (shown, None), (jax.tree.unflatten(output_tree, d_shown), None)
+    d_outputs = reverse_only.linear_map(reverse, residuals, flat_tangents, flat_outputs, _REFUSAL)
+    return (outputs, None), (jax.tree.unflatten(output_tree, d_outputs), None)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -173,10 +173,10 @@ def _backward_jvp(kernel, primals, tangents):
     arrays, flags, _, _, cotangents = primals
     d_arrays, _, _, _, d_cotangents = tangents
 
-    def outputs(arrays):
+    def by_reference(arrays):
         return in_jax(reference.run, kernel, arrays, flags, cotangents.cells is not None)
 
     def gradients(arrays, cotangents):
-        return jax.vjp(outputs, arrays)[1](cotangents)[0]
+        return jax.vjp(by_reference, arrays)[1](cotangents)[0]
 
     return jax.jvp(gradients, (arrays, cotangents), (d_arrays, d_cotangents))

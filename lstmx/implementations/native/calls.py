@@ -1,4 +1,4 @@
-"""The two calls of a kernel into C++, with what `vmap` and sharding do to them."""
+"""The two calls of a kernel into C++, and their rules for `vmap` and sharding."""
 
 import functools
 import itertools
@@ -13,20 +13,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lstmx.implementations import fused
 from lstmx.implementations.native import library
-from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Shown, in_jax
+from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Outputs, in_jax
 
 # Vectors of the tape for each vector of units, as in kernels/cells.h.
 _KEPT = {"lstm": 5, "gru": 4, "elman_tanh": 1, "elman_relu": 1}
 
-# Axes by letters: t time, b batch, d input features, g gates * H, h units, s slots, w floats of the tape of a
-# step and row; 0 stands for an array that is not there.
+# Axes as letters: t time, b batch, d input features, g gates * H, h units, s slots, w floats of the tape for
+# one step and row; 0 stands for an absent array.
 _ARRAYS = ("tbd", "dg", "hg", "sh", "bh", "bh", "bh", "bh")
 _FLAGS = ("tb", "tb")
 _WEIGHTS = ("dg", "hg", "sh")
 
 
 def forward(kernel: Kernel, training: bool, wants_cells: bool, arrays: Arrays, flags: Flags):
-    """ys `[T, B, H]`, the last h and c `[B, H]`, the tape, all c `[T, B, H]`; None for what is not there."""
+    """ys `[T, B, H]`, the last h and c `[B, H]`, the tape, all c `[T, B, H]`; None for absent ones."""
     has_cell = kernel.name == "lstm"
     axes = ("tbh", "bh", "bh" if has_cell else "0", "tbw" if training else "0", "tbh" if wants_cells else "0")
     results = _call(kernel, False, axes)([*_present(arrays), *_present(flags, bool)])
@@ -70,7 +70,7 @@ def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
             return results, [True] * len(outputs)
         weights = [k for k, axes in enumerate(operands) if axes in _WEIGHTS]
         if backward or any(batched[k] for k in weights):
-            # Each has weights, or gradients of weights, of its own.
+            # Each element has its own weights, or gradients of weights.
             return _one_by_one(call, arrays, batched), [True] * len(outputs)
         merged = [
             _merge_batch(a, axes, is_batched, size)
@@ -84,8 +84,8 @@ def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
     return call
 
 
-# The call into C++. Elsewhere than on a CPU, and in what is exported for other machines, which do not have
-# this one's kernels, the same in JAX's operations takes its place.
+# The call into C++. On other platforms than CPUs, and in exported programs, since other machines do not have
+# this one's kernels, it is replaced by the same computation in JAX operations.
 _kernel_p = Primitive("lstmx_native")
 _kernel_p.multiple_results = True
 
@@ -117,13 +117,13 @@ def _forward_in_jax(kernel, shapes, *operands):
     arrays, flags, _ = _unpacked(operands)
     wants_cells = 0 not in shapes[-1]
     ys, h, c, cells = in_jax(_fused, kernel, arrays, flags, wants_cells)
-    # Nothing will read the tape.
+    # Nothing reads the tape.
     return _filled((ys, h, c, None, cells), shapes)
 
 
 def _backward_in_jax(kernel, shapes, *operands):
     arrays, flags, (_, _, *cotangents) = _unpacked(operands)
-    cotangents = Shown(*cotangents)
+    cotangents = Outputs(*cotangents)
 
     def outputs(arrays):
         return in_jax(_fused, kernel, arrays, flags, cotangents.cells is not None)
@@ -187,7 +187,7 @@ def _split_batch(array, axes: str, size: int):
 
 
 def _over_devices(function, operands, outputs):
-    """The same function, each device running its rows of the batch; gradients of weights are summed."""
+    """The same function, of which each device runs its rows of the batch; gradients of weights are summed."""
 
     def partition(mesh, arguments, results):
         rows = _rows(operands, arguments)
@@ -222,13 +222,13 @@ def _over_devices(function, operands, outputs):
 
 
 def _not_split(*sides: str) -> tuple[str, ...]:
-    """All factors of a sharding rule but the batch, in the order of their first appearance."""
+    """All factors of a sharding rule except the batch, in the order of their first appearance."""
     names = (name for side in sides for name in side.replace(",", " ").split())
     return tuple(name for name in dict.fromkeys(names) if name != "b")
 
 
 def _rows(operands, arguments):
-    """The axes of the mesh that the batch lies on, None for none."""
+    """The mesh axes over which the batch is sharded; None for none."""
     for axes, leaf in zip(operands, arguments, strict=True):
         if "b" in axes and leaf.size and isinstance(leaf.sharding, NamedSharding):
             spec = (*leaf.sharding.spec, *[None] * len(axes))

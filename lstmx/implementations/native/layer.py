@@ -1,4 +1,4 @@
-"""A layer as the kernels know it: arrays with one batch axis; and the same in JAX's own operations."""
+"""A layer as the kernels take it, as arrays with one batch axis; and its computation in JAX operations."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Kernel(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """What a layer computes from, float32; what a cell or a call does not have is None."""
+    """The inputs of a layer, float32; None for what a cell or a call does not have."""
 
     x: jax.Array  # [T, B, D]
     input: jax.Array  # [D, gates * H]
@@ -35,14 +35,14 @@ class Arrays(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """Which steps exist, and before which the state is made fresh; bool `[T, B]` or None."""
+    """Which steps are not skipped, and before which the state is reset; bool `[T, B]` or None."""
 
     keep: jax.Array | None
     resets: jax.Array | None
 
 
-class Shown(NamedTuple):
-    """What a layer returns; `c` and `cells` are None where a cell has none, or they are not asked for."""
+class Outputs(NamedTuple):
+    """The outputs of a layer; `c` and `cells` are None if the cell has none or they are not requested."""
 
     ys: jax.Array  # [T, B, H]
     h: jax.Array  # [B, H]
@@ -50,12 +50,14 @@ class Shown(NamedTuple):
     cells: jax.Array | None  # c of all steps, [T, B, H]
 
 
-def in_jax(run: Callable, kernel: Kernel, arrays: Arrays, flags: Flags, wants_cells: bool) -> Shown:
-    """The layer in JAX's own operations.
+def in_jax(run: Callable, kernel: Kernel, arrays: Arrays, flags: Flags, wants_cells: bool) -> Outputs:
+    """The layer in JAX operations.
 
     Args:
-      run: of another implementation.
-      kernel: the kernel that it stands for, and so on.
+      run: the function `run` of another implementation.
+      kernel: the kernel to replace.
+      arrays: its inputs.
+      flags: its flags.
       wants_cells: whether to return c of all steps.
     """
     cell, params = _cell_and_params(kernel, arrays)
@@ -71,8 +73,8 @@ def in_jax(run: Callable, kernel: Kernel, arrays: Arrays, flags: Flags, wants_ce
         reverse=kernel.reverse, unroll=1, remat=None, states=True,
     )  # fmt: skip
     if kernel.name != "lstm":
-        return Shown(states, final, None, None)
-    return Shown(states.h, final.h, final.c, states.c if wants_cells else None)
+        return Outputs(states, final, None, None)
+    return Outputs(states.h, final.h, final.c, states.c if wants_cells else None)
 
 
 def _cell_and_params(kernel: Kernel, arrays: Arrays) -> tuple[Cell, Params]:

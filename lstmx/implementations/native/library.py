@@ -1,14 +1,14 @@
-"""The C++ kernels: compiled once for the machine, at their first use, and kept in the user's cache.
+"""The C++ kernels: compiled once for the machine, at their first use, and stored in the user's cache.
 
-Why not at installation, as an extension: `pip install` would need a compiler or fail, or wheels would be
-built for the oldest processor that somebody may have, and register tiles made for another instruction set
-are several times too slow. Compiled here, by the compiler and for the processor that are here, one source
-serves them all, and a machine without a compiler has the other implementations. The price is one compilation
-of some ten seconds.
+They are not an extension module that is built on installation, because `pip install` would then need a
+compiler or fail, or wheels would have to be built for the oldest supported processor, and register tiles for
+another instruction set are several times slower. Compiled at first use, by the machine's compiler for its own
+processor, one source serves all machines, and those without a compiler use the other implementations. The
+cost is one compilation of about ten seconds.
 
     LSTMX_NATIVE=0      never use (or compile) the kernels
-    LSTMX_CACHE_DIR     where the compiled library is kept; else XDG_CACHE_HOME/lstmx or ~/.cache/lstmx
-    CXX                 the compiler; else c++, g++ or clang++
+    LSTMX_CACHE_DIR     the folder of the compiled library; by default XDG_CACHE_HOME/lstmx or ~/.cache/lstmx
+    CXX                 the compiler; by default c++, g++ or clang++
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnavailableError(Exception):
-    """Why there are no kernels on this machine; a clause that follows 'implementation "native" '."""
+    """Why there are no kernels on this machine, as a clause that follows 'implementation "native" '."""
 
 
 def refusal() -> str | None:
@@ -73,7 +73,7 @@ def _expected() -> str | None:
 
 @functools.cache
 def lanes() -> int:
-    """The floats of a vector register, on which the layout of what is kept for the reverse pass depends."""
+    """The number of floats in a vector register, on which the layout of the tape depends."""
     library, reason = _loaded()
     if library is None:
         raise NotImplementedError(f'implementation "native" {reason}')
@@ -82,13 +82,13 @@ def lanes() -> int:
 
 @functools.cache
 def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, its kernels registered with XLA; or None and the reason."""
+    """The library, with its kernels registered in XLA, or else None and the reason."""
     try:
         library = ctypes.CDLL(str(_compiled()))
     except UnavailableError as reason:
         return None, str(reason)
     except OSError as error:
-        reason = f"has a compiled library that cannot be loaded ({error}); delete it to have it made again"
+        reason = f"has a compiled library that cannot be loaded ({error}); delete it to compile it again"
         warnings.warn(f'implementation "native" {reason}', RuntimeWarning, stacklevel=2)
         return None, reason
     for kernel, direction in itertools.product(KERNELS, ("forward", "backward")):
@@ -140,11 +140,11 @@ def _compiler() -> list[str]:
         if shutil.which(command[0]):
             return command
     names = ", ".join(command[0] for command in candidates)
-    raise UnavailableError(f"needs a C++ compiler to be compiled with, once, and there is none ({names})")
+    raise UnavailableError(f"needs a C++ compiler, and none was found ({names})")
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: a folder that this user alone can write."""
+    """The folder of compiled libraries; only this user can write to it."""
     named, parent = os.environ.get("LSTMX_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
     try:
         folder = Path(named) if named else Path(parent or Path.home() / ".cache") / "lstmx"
@@ -152,14 +152,12 @@ def cache_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, RuntimeError) as error:  # there may be no home
-        raise UnavailableError(
-            f"finds no writable cache ({error}); set LSTMX_CACHE_DIR to a folder"
-        ) from error
+        raise UnavailableError(f"has no writable cache folder ({error}); set LSTMX_CACHE_DIR") from error
     return folder
 
 
 def _digest(compiler: list[str]) -> str:
-    """Of all that a compiled library depends on."""
+    """A digest of everything that a compiled library depends on."""
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
@@ -174,7 +172,7 @@ def _machine_flags() -> tuple[str, ...]:
 
 
 def _instruction_set() -> str:
-    # A home may be shared by machines with different processors.
+    # Machines with different processors may share a home directory.
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         return next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return platform.processor()
@@ -182,15 +180,15 @@ def _instruction_set() -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path):
-    """One process at a time; the others wait, and find the work done."""
+    """Admits one process at a time; the others wait and then find the work done."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _compile(compiler: list[str], path: Path, log: Path) -> None:
-    """Compiles to a file beside, which then takes the name; or leaves the compiler's messages in the log."""
-    _log.warning("compiling lstmx's CPU kernels for this machine, once (some ten seconds): %s", path)
+    """Compiles to a temporary file and renames it, or writes the compiler's messages to the log."""
+    _log.warning("compiling lstmx's CPU kernels, once for this machine (about ten seconds): %s", path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     command = [*compiler, *FLAGS, *_machine_flags(), f"-I{jax.ffi.include_dir()}"]

@@ -1,9 +1,9 @@
 """The LSTM in one persistent kernel on NVIDIA's Hopper GPUs, its recurrent weights in shared memory.
 
-A scan pays several kernel launches a step; here a launch is paid once, and a step is a product with weights
-that never leave the multiprocessors: one up to H = 128, above it a cluster with 64 units on each. The input
-map is one matmul before the loop, the gradients of both maps single matmuls after the reverse, which
-recomputes the gates from the states by one matmul, too.
+A scan costs several kernel launches per step. Here there is one launch in all, and a step is a product with
+weights that never leave the multiprocessors: a single one up to H = 128, above that a cluster with 64 units
+on each. The input map is one matmul before the loop, and the gradients of both maps are single matmuls after
+the reverse loop, for which the gates are recomputed from the states, also by one matmul.
 
 Experimental: not yet run on a GPU. It has been compiled for one, and the tests interpret it on a CPU. It is
 chosen only by name.
@@ -38,7 +38,7 @@ class Options(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the forward pass leaves to the reverse."""
+    """What the reverse pass needs of the forward pass."""
 
     params: Params
     initial: State
@@ -50,9 +50,9 @@ class Saved(NamedTuple):
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """Interprets kernels that are traced inside of it on the CPU, for tests; `refusal` then allows it.
+    """Interprets kernels that are traced in this context on the CPU, for tests; `refusal` then allows it.
 
-    What `jit` has traced here is interpreted wherever it is called again.
+    A function that `jit` has traced here is interpreted wherever it is called later.
 
     Example:
       >>> from lstmx.implementations.choice import Job
@@ -67,7 +67,7 @@ def interpreted() -> Iterator[None]:
 
 
 def refusal(job) -> str | None:
-    """Why it cannot do a job; None if it can.
+    """Why it cannot run a job; None if it can.
 
     Example:
       >>> from lstmx.implementations.choice import Job
@@ -76,7 +76,7 @@ def refusal(job) -> str | None:
     """
     cell = job.cell
     if not (isinstance(cell, LSTM) and cell.is_plain):
-        return f"runs the plain LSTM only, got {cell}"
+        return f"runs only the plain LSTM, got {cell}"
     if cell.num_heads != 1:
         return f"has no block-diagonal recurrent map, got num_heads={cell.num_heads}"
     if cell.dtype != jnp.bfloat16:
@@ -84,7 +84,7 @@ def refusal(job) -> str | None:
     if cell.hidden_size > MOST_UNITS:
         return f"keeps W_hh in shared memory: hidden_size <= {MOST_UNITS}, got {cell.hidden_size}"
     if job.remat not in (None, "gates"):
-        return f'takes remat=None or "gates", got {job.remat!r}'
+        return f'supports remat=None and "gates", got {job.remat!r}'
     if job.xs is not None and reference.is_symbolic(*job.xs.shape):
         return f"needs known sizes, got xs of shape {job.xs.shape}"
     if {"resets", "segment_ids"} & set(job.options):
@@ -95,7 +95,7 @@ def refusal(job) -> str | None:
         return f"needs an NVIDIA GPU, got platform {job.platform!r}"
     capability = str(getattr(jax.devices()[0], "compute_capability", "none"))
     if capability.split(".")[0] != "9":
-        return f"needs a Hopper GPU (compute capability 9.0), whose wgmma it uses, got {capability}"
+        return f"needs a Hopper GPU (compute capability 9.0) for its wgmma instructions, got {capability}"
     return None
 
 
@@ -109,7 +109,7 @@ def run(
     """
     if sequence.resets is not None:
         raise NotImplementedError(
-            'implementation "pallas" cannot reset states (resets, segment_ids); these can: reference, fused'
+            'implementation "pallas" cannot reset states (resets, segment_ids); "reference" and "fused" can'
         )
     batch = reference.batch_shape(cell, sequence.xs)
     if 0 in (*batch, sequence.xs.shape[0]):
@@ -121,23 +121,23 @@ def run(
     hold = None if sequence.keep is None else ~sequence.keep.reshape(-1, rows)
     state = jax.tree.map(lambda leaf: leaf.reshape(rows, -1), state)
     options = Options(reverse, remat, states, _interpreted.get())
-    final, shown = _run(cell, options, params, state, xs, hold)
+    final, emitted = _run(cell, options, params, state, xs, hold)
     final = jax.tree.map(lambda leaf: leaf.reshape(*batch, -1), final)
-    return final, jax.tree.map(lambda leaf: leaf.reshape(-1, *batch, leaf.shape[-1]), shown)
+    return final, jax.tree.map(lambda leaf: leaf.reshape(-1, *batch, leaf.shape[-1]), emitted)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _run(cell, options, params, state, xs, hold):
-    final, shown, _ = _forward(cell, options, params, state, xs, hold, keeping=options.states)
-    return final, shown
+    final, emitted, _ = _forward(cell, options, params, state, xs, hold, keeping=options.states)
+    return final, emitted
 
 
 @_run.defjvp
 def _run_jvp(cell, options, primals, tangents):
-    final, shown, saved = _forward(cell, options, *primals, keeping=True)
+    final, emitted, saved = _forward(cell, options, *primals, keeping=True)
     residuals, tree = jax.tree.flatten(saved)
     flat_tangents, tangent_tree = jax.tree.flatten(tangents[:3])
-    outputs, output_tree = jax.tree.flatten((final, shown))
+    outputs, output_tree = jax.tree.flatten((final, emitted))
 
     def reverse(residuals, cotangents):
         saved = jax.tree.unflatten(tree, residuals)
@@ -145,12 +145,12 @@ def _run_jvp(cell, options, primals, tangents):
         return tangent_tree.flatten_up_to(gradients)
 
     tangents = linear_map(reverse, residuals, flat_tangents, outputs, message("pallas"))
-    return (final, shown), jax.tree.unflatten(output_tree, tangents)
+    return (final, emitted), jax.tree.unflatten(output_tree, tangents)
 
 
 def _forward(cell, options, params, state, xs, hold, *, keeping):
-    """The final state, what is shown, and what the reverse needs, all states if `keeping`."""
-    # Imported here: Pallas doubles the time that `import lstmx` takes, and few have a GPU for it.
+    """The final state, the outputs or states, and what the reverse pass needs; all states if `keeping`."""
+    # Imported here because Pallas doubles the import time of lstmx, and few users have a GPU for it.
     from lstmx.implementations.pallas import lstm
 
     z = cell.input_map(params.input, xs)
@@ -164,7 +164,7 @@ def _forward(cell, options, params, state, xs, hold, *, keeping):
     return final, states if options.states else hs, saved
 
 
-def _reverse(cell, options, saved, d_final, d_shown):
+def _reverse(cell, options, saved, d_final, d_outputs):
     """The gradients of the parameters, of the initial state and of xs."""
     from lstmx.implementations.pallas import lstm
 
@@ -174,7 +174,7 @@ def _reverse(cell, options, saved, d_final, d_shown):
     z = cell.input_map(params.input, xs) if z is None else z
     wide = states.c.dtype
     a = z.astype(wide) + jnp.dot(before.h, kernel, preferred_element_type=wide)
-    dhs, dcs = (d_shown.h, d_shown.c) if options.states else (d_shown, None)
+    dhs, dcs = (d_outputs.h, d_outputs.c) if options.states else (d_outputs, None)
     dzs, dc, dh = lstm.backward(
         kernel, lstm.factors(a, before.c, states.c, hold), dhs, dcs,
         d_final.h.astype(wide), d_final.c, hold,
@@ -183,11 +183,11 @@ def _reverse(cell, options, saved, d_final, d_shown):
     first = dzs[-1 if options.reverse else 0]
     dh = dh + jnp.dot(first, kernel.T, preferred_element_type=wide)
 
-    # With respect to the parameters as they are stored, so that they are not rounded to bfloat16.
+    # With respect to the parameters as stored, so that gradients are not rounded to bfloat16.
     _, input_pullback = jax.vjp(cell.input_map, params.input, xs)
     d_input, dxs = input_pullback(dzs)
     _, recurrent_pullback = jax.vjp(lambda p: cell.recurrent_map(p, before.h), params.recurrent)
-    # The LSTM's update has no parameters, and the initial ones are used before the loop alone.
+    # The LSTM's update has no parameters, and the initial state is used only before the loop.
     nothing = jax.tree.map(jnp.zeros_like, (params.update, params.initial))
     d_params = Params(d_input, *recurrent_pullback(dzs), *nothing)
     return d_params, LSTMState(c=dc, h=dh.astype(initial.h.dtype)), dxs

@@ -1,27 +1,27 @@
 """A persistent kernel for a recurrence with resident weights, on NVIDIA's Hopper GPUs (Pallas, Mosaic GPU).
 
-A step multiplies the weights by what the last one left, then does arithmetic on elements. The LSTM's forward
-loop and its reverse (`lstmx.implementations.pallas.lstm`) are both of this kind.
+A step multiplies the weights by the result of the previous step, then does elementwise arithmetic. The LSTM's
+forward loop and its reverse (`lstmx.implementations.pallas.lstm`) both have this form.
 
-A cluster of CTAs owns `ROWS` rows of the batch for all of time, so that clusters never wait for one another;
-it is a single CTA where one has memory enough for the weights (`lstmx.implementations.pallas.memory`). In a
-cluster, one warpgroup owns `UNITS` hidden units: the cell state (or its cotangent) of these stays in its
-registers, and what they multiply passes through shared memory. The weights are read from global memory once.
+A cluster of CTAs owns `ROWS` rows of the batch for all of time, so that clusters never wait for each other;
+it is a single CTA if that has enough memory for the weights (`lstmx.implementations.pallas.memory`). Within a
+cluster, one warpgroup owns `UNITS` hidden units: their cell state (or its cotangent) stays in its registers,
+and the operand of the products passes through shared memory. The weights are read from global memory once.
 
-Everything is transposed, units by rows of the batch, since the matrix instruction has 64 rows at least and
+Everything is transposed, units by rows of the batch, because the matrix instruction has at least 64 rows and
 8 columns: a batch tile can then be small, and many clusters share the batch.
 
-Each CTA has the weights of its own units and a copy of the whole operand: a warpgroup writes its part of the
-next one to the shared memory of every CTA of the cluster, then all meet, once a step. In the LSTM's reverse
-the operand is the cotangents of the four gates. The alternative, to send each CTA its partial sums, is half
-the traffic (2 KiB in float32 from one warpgroup to another, not 4 in bfloat16), but needs a second kind of
-loop, whose products are completed after the meeting, and serves no more units: the weights fill the memory,
-and H = 384 would take 246 KiB of 227.
+Each CTA holds the weights of its own units and a copy of the whole operand: a warpgroup writes its part of
+the next operand to the shared memory of every CTA of the cluster, then all synchronize, once per step. In the
+LSTM's reverse the operand consists of the cotangents of the four gates. The alternative, sending partial sums
+to each CTA, halves the traffic (2 KiB in float32 from one warpgroup to another instead of 4 in bfloat16), but
+needs a second kind of loop, whose products are completed after the synchronization, and supports no more
+units: the weights fill the memory, and H = 384 would take 246 KiB of 227.
 
-What passes between CTAs (`_operands_of_others`, `_meet`) is the one thing that the tests do not interpret:
-there a thread plays all CTAs of a cluster in turn, each with its own memory. The real exchange has been
-compiled for the GPU, no more: only a GPU can show that a write to another CTA is seen in time by the matrix
-instruction there, what a meeting costs, and how many clusters a GPU holds at once.
+The tests do not interpret the exchange between CTAs (`_operands_of_others`, `_synchronize`): there, one
+thread plays all CTAs of a cluster in turn, each with its own memory. The real exchange has only been compiled
+for the GPU. Only a GPU can show that a write to another CTA is visible to the matrix instruction there in
+time, what a synchronization costs, and how many clusters a GPU holds at once.
 
 This module imports Mosaic GPU, half a second of work; `lstmx.implementations.pallas` does so at first use.
 """
@@ -41,16 +41,16 @@ from lstmx.implementations.pallas import memory as shared
 from lstmx.implementations.pallas.memory import ROWS, SLOTS, UNITS
 
 _COMPILER_PARAMS = plgpu.CompilerParams(
-    # Else a warpgroup meets before and after each of its writes to shared memory and before each copy to it.
-    # To meet in `_show` is enough: no thread reads what another has written.
+    # By default a warpgroup synchronizes before and after each of its writes to shared memory and before each
+    # copy to it. Synchronizing in `_publish` is enough: no thread reads what another has written.
     unsafe_no_auto_barriers=True,
-    # The default of jax 0.10. That of 0.11 knows no writes to another CTA.
+    # The default of jax 0.10. That of 0.11 does not support writes to another CTA.
     lowering_semantics=plgpu.LoweringSemantics.Lane,
 )
 
 
 class Plane(NamedTuple):
-    """What a step reads for each unit, or for all units alike."""
+    """An input of a step, for each unit or shared by all units."""
 
     array: jax.Array  # [T, B, columns]
     first: int = 0  # column of the first unit
@@ -58,10 +58,10 @@ class Plane(NamedTuple):
 
 
 class Elements(NamedTuple):
-    """What the arithmetic of a step gives, all of it `[UNITS, ROWS]`."""
+    """The results of the arithmetic of a step, all `[UNITS, ROWS]`."""
 
-    operands: list[jax.Array]  # bfloat16: what the next step multiplies; also shown
-    emitted: list[jax.Array]  # float32, shown
+    operands: list[jax.Array]  # bfloat16: the operand of the next step; also an output
+    emitted: list[jax.Array]  # float32: further outputs
     carry: tuple[jax.Array, ...]  # float32
 
 
@@ -80,10 +80,10 @@ def recurrence(
 
     Args:
       elements: the arithmetic, of the products, the planes and the carry, each `[UNITS, ROWS]`.
-      weights: bfloat16 `[H / UNITS, blocks, UNITS, UNITS]`, the blocks of a warpgroup's products in their
-        order: as many for each product as the operand has columns, divided by UNITS.
-      operand: bfloat16 `[B, n * H]`, what the first step multiplies; B a multiple of ROWS, H of UNITS and at
-        most `lstmx.implementations.pallas.memory.MOST_UNITS`.
+      weights: bfloat16 `[H / UNITS, blocks, UNITS, UNITS]`, the blocks of a warpgroup's products in order;
+        for each product there is one block for each UNITS columns of the operand.
+      operand: bfloat16 `[B, n * H]`, of the first step; B must be a multiple of ROWS, H of UNITS and at most
+        `lstmx.implementations.pallas.memory.MOST_UNITS`.
       planes: bfloat16 or float32, T at least 1.
       carry: float32 `[B, H]` each.
       emitted: the number of arrays that a step emits besides the operand.
@@ -110,8 +110,8 @@ def recurrence(
     def body(*refs, memories):
         inputs, outputs = refs[: len(arrays)], refs[len(arrays) :]
         sources = [(inputs[k], plane) for k, plane in zip(which, planes, strict=True)]
-        # The interpreter's threads block those of XLA's CPU client, and hang if it has only two: there one
-        # thread plays all warpgroups of a cluster, each in its turn between two meetings.
+        # The interpreter's threads block those of XLA's CPU client, and hang if it has only two. So when
+        # interpreted, one thread plays all warpgroups of a cluster in turn, between two synchronizations.
         if interpreted:
             places = [(cta, index) for cta in range(ctas) for index in range(own)]
         else:
@@ -126,7 +126,7 @@ def recurrence(
         *[f32((steps, batch, hidden))] * emitted,
         *[f32((batch, hidden))] * len(carry),
     ]
-    # A copy is an arrival.
+    # Each copy is an arrival.
     arrivals = {"first": 1 + parts * ctas + len(carry), "arrived": len(planes), "together": threads}
     memory = jax.tree.map(_tiles, shared.buffers(needs, groups, ctas))
     for name, number in shared.barriers(groups, ctas).items():
@@ -148,7 +148,7 @@ def recurrence(
 
 
 class _Warpgroup(NamedTuple):
-    """What the code of a warpgroup refers to."""
+    """The arguments of a warpgroup's code."""
 
     cta: Any
     index: Any  # in its CTA
@@ -190,14 +190,14 @@ class _Warpgroup(NamedTuple):
 
 
 def _run_warpgroups(warpgroups: list[_Warpgroup], elements: Callable) -> None:
-    """The code of a thread, which plays one warpgroup or, interpreted, several."""
+    """The code of a thread, which plays one warpgroup or, when interpreted, several."""
     for wg in warpgroups:
         _load_all(wg)
-    _meet(warpgroups[0])
+    _synchronize(warpgroups[0])
 
     def step(number, carries):
         carries = [_step(wg, elements, number, carry) for wg, carry in zip(warpgroups, carries, strict=True)]
-        _meet(warpgroups[0])
+        _synchronize(warpgroups[0])
         return carries
 
     carries = lax.fori_loop(0, warpgroups[0].steps, step, [_first_carry(wg) for wg in warpgroups])
@@ -211,8 +211,8 @@ def _step(wg: _Warpgroup, elements: Callable, number: Any, carry: tuple) -> tupl
     plgpu.barrier_wait(wg.memory["arrived"].at[wg.index * SLOTS + slot])
     planes = [_read(ref.at[slot, wg.index], wg.interpreted) for ref in wg.memory["planes"]]
     result = elements(products, planes, carry)
-    _show(wg, number, 1 - slot, result)
-    # All threads of the warpgroup have read this slot: `_show` made them meet.
+    _publish(wg, number, 1 - slot, result)
+    # All threads of the warpgroup have read this slot, since `_publish` synchronizes them.
     pl.when(number + SLOTS < wg.steps)(lambda: _fetch(wg, number + SLOTS, slot))
     return result.carry
 
@@ -222,7 +222,7 @@ def _first_carry(wg: _Warpgroup) -> tuple[jax.Array, ...]:
 
 
 def _store_carry(wg: _Warpgroup, carry: tuple[jax.Array, ...]) -> None:
-    """Writes the last carry to global memory, and waits until all that was written is there."""
+    """Writes the last carry to global memory, and waits for all writes to complete."""
     refs = wg.memory["carry"]
     for ref, value in zip(refs, carry, strict=True):
         _write(ref.at[wg.index], value, wg.interpreted)
@@ -233,12 +233,12 @@ def _store_carry(wg: _Warpgroup, carry: tuple[jax.Array, ...]) -> None:
 
 
 def _load_all(wg: _Warpgroup) -> None:
-    """Fills shared memory with what is there before the first step, and asks for the first planes."""
+    """Fills shared memory with the inputs of the first step, and requests the first planes."""
     memory, index = wg.memory, wg.index
     weights, operand, *carry = wg.inputs[: 2 + len(memory["carry"])]
     barrier = memory["first"].at[index]
     plgpu.copy_gmem_to_smem(weights.at[wg.group], memory["weights"].at[index], barrier)
-    # Each CTA needs the whole operand, and its warpgroups share the work.
+    # Each CTA needs the whole operand; its warpgroups share the copying.
     for turn in range(wg.parts * wg.ctas):
         tile = turn * wg.own + index
         source = operand.at[wg.rows, pl.ds(tile * UNITS, UNITS)]
@@ -251,7 +251,7 @@ def _load_all(wg: _Warpgroup) -> None:
 
 
 def _fetch(wg: _Warpgroup, number: Any, slot: Any) -> None:
-    """Asks for the planes of a step."""
+    """Requests the planes of a step."""
     barrier = wg.memory["arrived"].at[wg.index * SLOTS + slot]
     for (source, plane), ref in zip(wg.sources, wg.memory["planes"], strict=True):
         columns = pl.ds(plane.first, UNITS) if plane.shared else wg.units(plane.first)
@@ -260,7 +260,7 @@ def _fetch(wg: _Warpgroup, number: Any, slot: Any) -> None:
 
 
 def _products(wg: _Warpgroup, slot: Any) -> list[jax.Array]:
-    """The weights' products with the operand: float32 `[UNITS, ROWS]` each."""
+    """The products of the weights with the operand, each float32 `[UNITS, ROWS]`."""
     weights, operand = wg.memory["weights"].at[wg.index], wg.memory["operand"].at[slot]
     terms = operand.shape[0]
     count = weights.shape[0] // terms
@@ -278,14 +278,14 @@ def _products(wg: _Warpgroup, slot: Any) -> list[jax.Array]:
     return pl.run_scoped(multiply, *[plgpu.ACC((UNITS, ROWS), jnp.float32)] * count)
 
 
-def _show(wg: _Warpgroup, number: Any, slot: Any, result: Elements) -> None:
-    """Leaves the operand to the next step, and writes it and what else is emitted to global memory."""
+def _publish(wg: _Warpgroup, number: Any, slot: Any, result: Elements) -> None:
+    """Passes the operand on to the next step, and writes it and the other outputs to global memory."""
     memory, tiles = wg.memory, [part * wg.groups + wg.group for part in range(wg.parts)]
-    # The copies of the step before the last have read the slot.
+    # The copies of the step before the previous one have read the slot.
     plgpu.wait_smem_to_gmem(SLOTS - 1, wait_read_only=True)
-    shown = [memory["operand"].at[slot, tile] for tile in tiles]
-    shown += [ref.at[slot, wg.index] for ref in memory["emitted"]]
-    for ref, value in zip(shown, (*result.operands, *result.emitted), strict=True):
+    targets = [memory["operand"].at[slot, tile] for tile in tiles]
+    targets += [ref.at[slot, wg.index] for ref in memory["emitted"]]
+    for ref, value in zip(targets, (*result.operands, *result.emitted), strict=True):
         _write(ref, value, wg.interpreted)
     for operand in _operands_of_others(wg):
         for tile, value in zip(tiles, result.operands, strict=True):
@@ -293,7 +293,7 @@ def _show(wg: _Warpgroup, number: Any, slot: Any, result: Elements) -> None:
     plgpu.commit_smem()
     outputs = [(wg.outputs[0], tile * UNITS) for tile in tiles]
     outputs += [(output, wg.group * UNITS) for output in wg.outputs[1 : 1 + len(memory["emitted"])]]
-    for ref, (output, first) in zip(shown, outputs, strict=True):
+    for ref, (output, first) in zip(targets, outputs, strict=True):
         target = output.at[wg.time(number), wg.rows, pl.ds(first, UNITS)]
         plgpu.copy_smem_to_gmem(ref, target, commit_group=False)
     plgpu.commit_smem_to_gmem_group()
@@ -303,20 +303,21 @@ def _operands_of_others(wg: _Warpgroup) -> list[Any]:
     """The operands in the shared memory of the other CTAs of the cluster."""
     if wg.interpreted:
         return [memory["operand"] for cta, memory in enumerate(wg.memories) if cta != wg.cta]
-    # Each begins with the next one, so that no CTA is written to by all at once.
+    # Each begins with its successor, so that not all write to the same CTA at once.
     others = [lax.rem(wg.cta + turn, wg.ctas) for turn in range(1, wg.ctas)]
     return [plgpu.cluster_ref(wg.memory["operand"], {"cta": cta}) for cta in others]
 
 
-def _meet(wg: _Warpgroup) -> None:
-    """Waits until the operands of all warpgroups are there.
+def _synchronize(wg: _Warpgroup) -> None:
+    """Waits until the operands of all warpgroups are written.
 
-    One wait a step is enough: the slot that is filled next was multiplied before it. After the last one no
-    CTA writes to another, so that each may end when it likes.
+    One synchronization per step is enough: the slot that is filled next was read before it. After the last
+    one no CTA writes to another, so that each may end at any time.
     """
     if wg.ctas > 1 and not wg.interpreted:
         _cluster_barrier()
-        # For the matrix instruction to see what other CTAs wrote: their `commit_smem` was for their memory.
+        # Makes the writes of other CTAs visible to the matrix instruction: their own `commit_smem` was for
+        # their own memory.
         plgpu.commit_smem()
     else:
         plgpu.barrier_arrive(wg.memory["together"])
@@ -325,10 +326,10 @@ def _meet(wg: _Warpgroup) -> None:
 
 @plgpu.inline_mgpu()
 def _cluster_barrier(_) -> None:
-    """Waits for all threads of the cluster, and sees what they wrote to shared memory before.
+    """Waits for all threads of the cluster, and makes their previous writes to shared memory visible.
 
-    PTX promises this of the hardware's barrier. Of `plgpu.ClusterBarrier`, whose arrivals release what a
-    thread wrote in the scope of its own CTA, it does not.
+    PTX guarantees this for the hardware's barrier, but not for `plgpu.ClusterBarrier`, whose arrivals release
+    the writes of a thread only in the scope of its own CTA.
     """
     nvvm.cluster_arrive(aligned=True)
     nvvm.cluster_wait(aligned=True)
@@ -341,8 +342,8 @@ def _tiles(array: jax.ShapeDtypeStruct) -> Any:
     return plgpu.SMEM(array.shape, array.dtype, transforms=transforms)
 
 
-# The interpreter of jax 0.10 knows neither transposed references nor layouts, so these two and `_products`
-# have a path for it.
+# The interpreter of jax 0.10 supports neither transposed references nor layouts, so `_read`, `_write` and
+# `_products` have separate paths for it.
 def _read(ref: Any, interpreted: bool) -> jax.Array:
     """`[ROWS, UNITS]` in shared memory as `[UNITS, ROWS]` in registers."""
     if interpreted:
@@ -352,7 +353,7 @@ def _read(ref: Any, interpreted: bool) -> jax.Array:
 
 
 def _write(ref: Any, value: jax.Array, interpreted: bool) -> None:
-    """The opposite of `_read`."""
+    """The inverse of `_read`."""
     if interpreted:
         ref[...] = value.T
     else:
@@ -362,7 +363,7 @@ def _write(ref: Any, value: jax.Array, interpreted: bool) -> None:
 def _interpreter() -> Any:
     if hasattr(plgpu, "InterpretGPUParams"):
         return plgpu.InterpretGPUParams()
-    # jax 0.10 has it, without a public name.
+    # In jax 0.10 it has no public name.
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
     return InterpretGPUParams()

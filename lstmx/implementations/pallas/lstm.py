@@ -1,11 +1,12 @@
-"""The LSTM's forward loop and its reverse, as the arithmetic of `lstmx.implementations.pallas.kernel`.
+"""The LSTM's forward loop and its reverse, as steps of the kernel in `lstmx.implementations.pallas.kernel`.
 
     forward    r_t = W^T h_{t-1},      then i, f, g, o, c_t and h_t of z_t + r_t and c_{t-1}
     reverse    r_t = W da_{t+1},       then dh_t = dy_t + r_t,  dc_t = f_{t+1} dc_{t+1} + n_t dh_t  and
                da_t = (j_i dc_t, j_f dc_t, j_g dc_t, j_o dh_t)
 
-The factors j and n of the reverse do not depend on cotangents, and all states are known then: `factors` makes
-them for all steps at once, outside of the kernel, whose steps are left with one product and six multiplies.
+The factors j and n of the reverse do not depend on cotangents, and all states are known by then: `factors`
+computes them for all steps at once, outside of the kernel, which is left with one product and six multiplies
+per step.
 """
 
 import functools
@@ -21,10 +22,10 @@ from lstmx.implementations.pallas.memory import ROWS, UNITS
 
 
 class Factors(NamedTuple):
-    """The derivatives of a step, `[T, B, ...]`; of a held step such that the state passes unchanged."""
+    """The derivatives of a step, `[T, B, ...]`; for a skipped step such that the state passes unchanged."""
 
     local: jax.Array  # bfloat16 [T, B, 5H]: of c_t with respect to a_i, a_f, a_g; of h_t to a_o and to c_t
-    # float32, since errors of a forget gate near 1, which bfloat16 rounds to 1, multiply over time.
+    # float32, since bfloat16 rounds a forget gate near 1 to 1, and such errors multiply over time.
     forget: jax.Array  # [T, B, H]
 
 
@@ -33,9 +34,9 @@ def factors(a: jax.Array, c_before: jax.Array, c: jax.Array, hold: jax.Array | N
 
     Args:
       a: float32 `[T, B, 4H]`, the gates' arguments.
-      c_before: float32 `[T, B, H]`, before each step.
-      c: after it.
-      hold: bool `[T, B]`, True where the state is held; None for nowhere.
+      c_before: float32 `[T, B, H]`, c before each step.
+      c: float32 `[T, B, H]`, c after each step.
+      hold: bool `[T, B]`, True where a step is skipped; None for nowhere.
     """
     i, f, g, o = jnp.split(a, 4, axis=-1)
     i, f, g, o = lax.logistic(i), lax.logistic(f), jnp.tanh(g), lax.logistic(o)
@@ -72,7 +73,7 @@ def forward(
       z: bfloat16 `[T, B, 4H]`, T at least 1.
       h: bfloat16 `[B, H]`, before the first step.
       c: float32 `[B, H]`.
-      hold: bool `[T, B]`, True where the state is held; None for nowhere.
+      hold: bool `[T, B]`, True where a step is skipped; None for nowhere.
       keeping: whether to return the cell states of all steps.
       reverse: whether time runs from T-1 to 0.
       interpreted: whether to interpret the kernel.
@@ -128,8 +129,8 @@ def backward(
       interpreted: whether to interpret the kernel.
 
     Returns:
-      The cotangents of z, bfloat16 `[T, B, 4H]`; of the first c, float32 `[B, H]`; and of the first h what
-      reached it past the products, because its step was held: the rest is da_1 W^T.
+      The cotangents of z, bfloat16 `[T, B, 4H]`; of the initial c, float32 `[B, H]`; and of the initial h the
+      part that does not come through the products, because its step was skipped: the rest is da_1 W^T.
     """
 
     def loop(kernel, local, forget, dys, dcs, dh, dc, hold):
@@ -178,7 +179,7 @@ def _backward_elements(products, planes, carry, *, shows_cells, holds):
         dc = dc + planes[7]
     dc = dc + local[4] * dh
     das = [local[0] * dc, local[1] * dc, local[2] * dc, local[3] * dh]
-    # Zeros that lie in registers as the carry does.
+    # Zeros with the register layout of the carry.
     dh_held = (planes[-1].astype(dh.dtype) if holds else 0.0) * dh
     return Elements([da.astype(jnp.bfloat16) for da in das], [], (forget * dc, dh_held))
 
@@ -197,9 +198,9 @@ def _flags(hold: jax.Array | None) -> list[Plane]:
 
 
 def _padded(x: jax.Array, hidden: int) -> jax.Array:
-    """`[..., B, n * H]` with as many rows and units as the kernel takes, the new ones zero.
+    """`[..., B, n * H]`, padded with zeros to the numbers of rows and units that the kernel takes.
 
-    A unit of zeros stays zero: g is.
+    A unit of zeros stays zero, because its g is zero.
     """
     x = x.reshape(*x.shape[:-1], -1, hidden)
     widths = [(0, 0)] * (x.ndim - 3) + [(0, -x.shape[-3] % ROWS), (0, 0), (0, -hidden % UNITS)]
@@ -217,22 +218,22 @@ def _padded_kernel(kernel: jax.Array) -> jax.Array:
 
 
 def _forward_blocks(kernel: jax.Array) -> jax.Array:
-    """Of a warpgroup's units, and by gate, the blocks of W^T for the units that are read."""
+    """For the units of a warpgroup, gate by gate, the blocks of W^T for the units that are read."""
     return kernel.transpose(3, 2, 0, 4, 1).reshape(kernel.shape[0], -1, UNITS, UNITS)
 
 
 def _backward_blocks(kernel: jax.Array) -> jax.Array:
-    """Of a warpgroup's units, the blocks of W for the gates of all units."""
+    """For the units of a warpgroup, the blocks of W for the gates of all units."""
     return kernel.transpose(0, 2, 3, 1, 4).reshape(kernel.shape[0], -1, UNITS, UNITS)
 
 
 def _merging(loop: Callable, axes: tuple[int, ...], out_axes: tuple[int, ...]) -> Callable:
-    """A loop to which `vmap` gives more rows; where the kernels differ, it runs once for each.
+    """A loop to which `vmap` adds rows; if the kernels differ, it runs once for each of them.
 
     Args:
       loop: a function of a kernel and of arrays with a batch axis, each of which may be None.
-      axes: the batch axis of each array, the kernel left out.
-      out_axes: of each result.
+      axes: the batch axis of each array except the kernel.
+      out_axes: the batch axis of each result.
     """
 
     @jax.custom_batching.custom_vmap
@@ -241,7 +242,7 @@ def _merging(loop: Callable, axes: tuple[int, ...], out_axes: tuple[int, ...]) -
 
     @run.def_vmap
     def _(size, in_batched, kernel, *arrays):
-        # False as well as None leave an array without the new axis; None itself has none to get.
+        # Where `in_batched` is False, or None for an array that is None, there is no new axis.
         arrays = [
             x if x is None or batched else jnp.broadcast_to(x, (size, *x.shape))
             for x, batched in zip(arrays, in_batched[1:], strict=True)
@@ -258,7 +259,7 @@ def _merging(loop: Callable, axes: tuple[int, ...], out_axes: tuple[int, ...]) -
 
 
 def _merge(x: jax.Array | None, axis: int) -> jax.Array | None:
-    """`[V, ..., B, ...]`, where B is the axis `axis` but for V, as `[..., V * B, ...]`."""
+    """`[V, ..., B, ...]` as `[..., V * B, ...]`, where `axis` is the axis of B without V."""
     if x is None:
         return None
     x = jnp.moveaxis(x, 0, axis)
@@ -266,7 +267,7 @@ def _merge(x: jax.Array | None, axis: int) -> jax.Array | None:
 
 
 def _split(x: jax.Array | None, axis: int, size: int) -> jax.Array | None:
-    """The opposite of `_merge`."""
+    """The inverse of `_merge`."""
     if x is None:
         return None
     return jnp.moveaxis(x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :]), axis, 0)

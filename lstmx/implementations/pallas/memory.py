@@ -1,13 +1,13 @@
-"""What the kernel of `lstmx.implementations.pallas.kernel` keeps in shared memory, and how many units fit.
+"""The shared memory of the kernel in `lstmx.implementations.pallas.kernel`, and how many units fit into it.
 
 A CTA (a block of threads, which one multiprocessor runs) has 227 KiB on Hopper, and W_hh takes 8 H^2 bytes.
-What is too large for one CTA is spread over a cluster of them, which run at the same time and can write to
-one another's memory: each has the weights of its own units, 512 H bytes for 64 of them. The operand, though,
-is needed whole by every CTA, and twice: 32 H bytes in the LSTM's forward loop, 128 H in its reverse. With
-26 KiB for all else the reverse fits up to H = 320, and 992 bytes are left; the forward loop alone would fit
-up to 384.
+Weights that do not fit into one CTA are spread over a cluster of CTAs, which run at the same time and can
+write to each other's memory: each holds the weights of its own units, 512 H bytes for 64 of them. The
+operand, however, must be in the memory of every CTA as a whole, and twice: 32 H bytes in the LSTM's forward
+loop, 128 H in its reverse. With 26 KiB for everything else the reverse fits up to H = 320, with 992 bytes
+left; the forward loop by itself would fit up to 384.
 
-This module imports nothing of Pallas, so that a refusal does not have to.
+This module does not import Pallas, so that `refusal` does not have to either.
 """
 
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ import jax.numpy as jnp
 
 ROWS = 8  # of the batch in a tile: the least number of columns of the matrix instruction
 UNITS = 64  # of a warpgroup: the rows of the matrix instruction
-SLOTS = 2  # one that is read and one that is filled
+SLOTS = 2  # one is read while the other is filled
 BYTES = 227 * 1024  # of shared memory of a CTA
 MOST_CTAS = 8  # in a cluster, wherever there are clusters
 
 
 class Step(NamedTuple):
-    """What a step reads and leaves."""
+    """The inputs and outputs of a step."""
 
     products: int  # of the weights with the operand, for a unit
     parts: int  # of the operand, for a unit; bfloat16
@@ -32,18 +32,18 @@ class Step(NamedTuple):
     carry: int  # float32
 
 
-# The steps of `lstmx.implementations.pallas.lstm`, with all that options can add to them.
+# The steps of `lstmx.implementations.pallas.lstm`, with everything that options can add.
 FORWARD = Step(
     products=4,
     parts=1,
-    planes=("bfloat16",) * 5,  # z of the gates; where to hold
+    planes=("bfloat16",) * 5,  # z of the gates; flags of skipped steps
     emitted=1,
     carry=2,
 )
 BACKWARD = Step(
     products=1,
     parts=4,
-    # Local derivatives, forget gate, cotangents of outputs and of cell states; where to hold.
+    # Local derivatives, forget gate, cotangents of outputs and of cell states; flags of skipped steps.
     planes=("bfloat16",) * 5 + ("float32", "bfloat16", "float32", "bfloat16"),
     emitted=0,
     carry=2,
@@ -74,14 +74,14 @@ def barriers(groups: int, ctas: int) -> dict[str, int]:
 
 
 def taken(step: Step, groups: int, ctas: int) -> int:
-    """The bytes of shared memory that each CTA takes."""
+    """The bytes of shared memory that each CTA needs."""
     arrays = jax.tree.leaves(buffers(step, groups, ctas))
     barrier_bytes = 8 * sum(barriers(groups, ctas).values())
     return sum(array.size * array.dtype.itemsize for array in arrays) + barrier_bytes
 
 
 def fewest_ctas(step: Step, groups: int) -> int | None:
-    """How many CTAs the warpgroups are spread over; None if they do not fit in any cluster."""
+    """The smallest number of CTAs that hold the warpgroups; None if no cluster is large enough."""
     divisors = [ctas for ctas in range(1, MOST_CTAS + 1) if groups % ctas == 0]
     return next((ctas for ctas in divisors if taken(step, groups, ctas) <= BYTES), None)
 

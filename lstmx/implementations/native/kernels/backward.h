@@ -1,6 +1,6 @@
-// The reverse loop. Time is cut into parts of some hundred rows (T * B); while the loop runs over one part,
-// the part that it has left gets its matmuls: the cotangents of the inputs, and what it adds to the gradients
-// of the weights. So the cotangents of the gates never leave the caches.
+// The reverse loop. Time is divided into parts of several hundred rows (T * B); while the loop runs over one
+// part, the matmuls of the previous one are computed: the cotangents of the inputs, and its contribution to the
+// gradients of the weights. So the cotangents of the gates never leave the caches.
 #pragma once
 
 #include <vector>
@@ -52,17 +52,17 @@ class BackwardPass {
  private:
   static constexpr int kSlots = Cell::kSlots, kGates = Cell::kGates;
   static constexpr int64_t kTapeBlock = Cell::kKept * kLanes, kGateBlock = kSlots * kLanes;
-  // Rows of a part of time, at least where there are as many: the more, the seldomer the gradients of the
-  // weights are read and written; the fewer, the nearer the cotangents of the gates.
+  // The least number of rows in a part of time, if there are as many. With more rows the gradients of the weights
+  // are read and written less often; with fewer the cotangents of the gates stay in faster caches.
   static constexpr int64_t kPartRows = 512;
   static constexpr int kStride = 8;   // of a packed row of a tile of inputs
   static constexpr int64_t kMapped = 4 * kRows;
 
-  // The rows of a block of time that exist, in the order in which the loop meets them.
+  // The rows of a part of time that are not skipped, in the order of the loop.
   struct List {
     std::vector<int64_t> row;    // t * B + b
-    std::vector<int64_t> place;  // of each (step, b) of the block: its index in `row`, or -1
-    std::vector<const float*> h;  // h_{t-1} of each
+    std::vector<int64_t> place;  // for each (step, b) of the part: its index in `row`, or -1
+    std::vector<const float*> h;  // h_{t-1} for each
   };
 
   int64_t width() const { return blocks_ * kLanes; }
@@ -70,11 +70,11 @@ class BackwardPass {
   float* dh(int64_t b) const { return carry_.data() + b * width(); }
   float* dc(int64_t b) const { return carry_.data() + (p_.batch + b) * width(); }
   int64_t chunk_begin(int64_t k) const { return p_.batch * k / chunks_; }
-  // The steps of a part, counted as the forward loop did; the last part is the first to have been run.
+  // The steps of a part, in the order of the forward loop; the parts are numbered from its end.
   int64_t end_of(int64_t part) const { return p_.steps - part * steps_at_once_; }
   int64_t begin_of(int64_t part) const { return std::max<int64_t>(0, end_of(part) - steps_at_once_); }
 
-  // Cotangents of the gates: [blocks][rows][slots][lanes], of two parts in turn.
+  // Cotangents of the gates: [blocks][rows][slots][lanes], alternating between two parts.
   float* gates(int64_t part, int64_t block, int64_t place) const {
     return gates_.data() + ((part % 2 * blocks_ + block) * most_rows_ + place) * kGateBlock;
   }
@@ -146,7 +146,7 @@ class BackwardPass {
     }
   }
 
-  // A step that does not exist passes the cotangents on.
+  // A skipped step passes the cotangents on.
   void hold(int64_t b, int64_t row) {
     for (int64_t j = 0; j < blocks_; ++j) {
       const int64_t at = row * p_.units + j * kLanes;
@@ -157,7 +157,7 @@ class BackwardPass {
 
   void gates_of(int64_t part, int64_t step, int64_t b, int64_t row, int64_t place, const float* h) {
     const float* tape = p_.tape + row * blocks_ * kTapeBlock;
-    const float *kept = nullptr, *given = nullptr;  // c_{t-1}: on the tape, or an argument
+    const float *kept = nullptr, *given = nullptr;  // c_{t-1}: from the tape, or from an argument
     if (Cell::kHasCell) {
       if (p_.is_reset(row)) {
         given = p_.fresh_c + b * p_.units;
@@ -221,7 +221,7 @@ class BackwardPass {
     for (int r = 0; r < R; ++r) {
       for (int v = 0; v < V; ++v) {
         float* at = to[r] + (first + v) * kLanes;
-        // The carried cotangents have room for whole vectors, a row of dx has not.
+        // The carried cotangents have room for whole vectors, a row of dx does not.
         if (adds) {
           store(at, load(at) + sum[r][v]);
         } else {
@@ -262,7 +262,7 @@ class BackwardPass {
     through(weights_.data() + to_h_.size(), to_x_, Cell::kInput, rows, to, count, false);
   }
 
-  // What both maps read, a tile of features at a time: [rows][kStride].
+  // The inputs of both maps, one tile of features at a time: [rows][kStride].
   void pack_inputs(int64_t part, int64_t tile) {
     const List& list = lists_[part % 2];
     const bool of_x = tile < tiles_x_;
@@ -270,7 +270,7 @@ class BackwardPass {
     const int64_t k = of_x ? tile : tile - tiles_x_;
     const int64_t begin = features * k / count, size = features * (k + 1) / count - begin;
     float* to = packed_inputs(part, tile);
-    // A copy of fixed size is one load and one store; what it takes too much is never read.
+    // A copy of fixed size is one load and one store; floats beyond the tile are never read.
     const int64_t copied = begin + kStride <= features ? kStride : size;
     with_constant<kStride>(int(copied), [&](auto floats) {
       for (size_t i = 0; i < list.row.size(); ++i, to += kStride) {
@@ -280,7 +280,7 @@ class BackwardPass {
     });
   }
 
-  // What a part of time adds to the gradients of the weights of one vector of units.
+  // The contribution of a part of time to the gradients of the weights of one vector of units.
   void add_gradients(int64_t part, int64_t block) {
     const int64_t rows = int64_t(lists_[part % 2].row.size());
     const float* da = gates(part, block, 0);

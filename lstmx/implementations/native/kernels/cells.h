@@ -1,8 +1,8 @@
-// What differs from cell to cell: the gates of one vector of units, forwards and backwards.
+// The part that is specific to each cell: the gates of one vector of units, forward and backward.
 //
 // A "slot" is a pre-activation of a unit. The input map feeds the slots kInput, gate by gate in the order of
-// the parameters, the recurrent map the slots kRecurrent. What the reverse pass needs of a step is kept in
-// kKept vectors for each vector of units, the "tape".
+// the parameters, the recurrent map the slots kRecurrent. The "tape" stores what the reverse pass needs of a
+// step, in kKept vectors for each vector of units.
 #pragma once
 
 #include "simd.h"
@@ -32,8 +32,8 @@ struct Lstm {
   static LSTMX_INLINE Vec kept_cell(const float* tape) { return load(tape + 4 * kLanes); }
   static LSTMX_INLINE void keep_cell(float* tape, Vec c) { store(tape + 4 * kLanes, c); }
 
-  // From dh and dc of the step's state (dc becomes that of the state before) to those of the slots; returns
-  // what reaches h_{t-1} without the recurrent map.
+  // Computes the cotangents of the slots from dh and dc of the step's state; dc becomes that of the previous
+  // state. Returns the part of the cotangent of h_{t-1} that does not pass through the recurrent map.
   static LSTMX_INLINE Vec backward(const float* tape, Vec c_before, Vec, Vec dh, Vec& dc, Vec* da) {
     Vec i = load(tape), f = load(tape + kLanes), g = load(tape + 2 * kLanes), o = load(tape + 3 * kLanes);
     Vec squashed = tanh(load(tape + 4 * kLanes));

@@ -15,7 +15,7 @@ using Array = ffi::Buffer<ffi::F32>;
 using Flags = ffi::Buffer<ffi::PRED>;
 using Result = ffi::Result<Array>;
 
-// Arrays that a cell or a call does not have come empty.
+// Arrays that a cell or a call does not have are passed empty.
 const float* data(const Array& a) { return a.element_count() ? a.typed_data() : nullptr; }
 float* data(Result& a) { return a->element_count() ? a->typed_data() : nullptr; }
 const uint8_t* data(const Flags& f) {
@@ -31,7 +31,7 @@ Problem problem_of(bool reverse, const Array& x, const Array& input, const Array
           data(c0),  data(fresh_h),   data(fresh_c),   data(keep),                data(resets)};
 }
 
-// Below so many floating point operations another thread would come too late; or one that is yet to be started.
+// The least numbers of floating point operations that are worth waking, or starting, another thread.
 constexpr double kWorthATeam = 4e5, kWorthAThread = 5e6;
 
 template <typename Pass, typename Call>
@@ -109,5 +109,5 @@ LSTMX_DEFINE(gru, lstmx::Gru);
 LSTMX_DEFINE(elman_tanh, lstmx::Elman<false>);
 LSTMX_DEFINE(elman_relu, lstmx::Elman<true>);
 
-// How many floats a vector has: the tape's layout depends on it.
+// The number of floats in a vector, on which the layout of the tape depends.
 extern "C" int lstmx_lanes() { return lstmx::kLanes; }

@@ -9,10 +9,10 @@
 
 namespace lstmx {
 
-// The weights of a map, block by block; as they are given if that saves packing them for a few steps.
+// The weights of a map, block by block; unpacked if there are too few steps to be worth packing them.
 struct Weights {
   const float* given;
-  float* packed;        // all blocks, or the last alone if it is not full
+  float* packed;        // all blocks, or only the last one if it is not full
   int64_t rows, units;
   int gates;
   bool all_packed;
@@ -64,7 +64,7 @@ class ForwardPass {
     float *c, *y, *tape, *cells;
   };
 
-  // What the rows of one step read and write; those that exist.
+  // The inputs and outputs of the rows of one step that are not skipped.
   struct Rows {
     explicit Rows(int64_t most) { x.reserve(most), h.reserve(most), rest.reserve(most); }
     void clear() { x.clear(), h.clear(), rest.clear(); }
@@ -76,7 +76,7 @@ class ForwardPass {
     const int64_t parts = (p_.steps + steps_at_once_ - 1) / steps_at_once_;
     if (hoists_) team_.run(map_items(0), [&](int64_t k) { map(0, k); });
     for (int64_t part = 0; part < parts; ++part) {
-      // While the loop runs, the next part's inputs go through their map.
+      // While the loop runs over one part, the input map is applied to the next.
       const int64_t ahead = hoists_ && part + 1 < parts ? map_items(part + 1) : 0;
       team_.run(chunks_ + ahead, [&](int64_t k) {
         if (k < chunks_) {
@@ -88,7 +88,7 @@ class ForwardPass {
     }
   }
 
-  // Split by units, not rows: each core then reads its own part of the weights, the same at every call.
+  // Split by units, not rows: each core then reads its own part of the weights, the same in every call.
   void single_step() {
     Rows rows(p_.batch);
     gather(rows, 0, 0, 0, p_.batch);
@@ -96,7 +96,7 @@ class ForwardPass {
     team_.run((blocks_ + kWide - 1) / kWide, item, Team::kFromBothEnds);
   }
 
-  // Chunks of rows run all their steps by themselves: one for each thread, more where tiles stay full.
+  // Chunks of rows run all their steps independently: one for each thread, or more if tiles stay full.
   int64_t chunk_count() const {
     const int64_t full = p_.batch / (4 * kRows), least = std::min<int64_t>(team_.size(), (p_.batch + 3) / 4);
     return std::max<int64_t>({least, full / team_.size() * team_.size(), 1});
@@ -104,7 +104,7 @@ class ForwardPass {
   int64_t chunk_begin(int64_t k) const { return p_.batch * k / chunks_; }
 
   void prepare() {
-    // Packed are all blocks, or the last alone if it is not full.
+    // Packs all blocks, or only the last one if it is not full.
     const int64_t first = packs_ ? 0 : blocks_ - 1;
     if (packs_ || p_.units % kLanes) {
       team_.run(blocks_ - first, [&](int64_t k) {
@@ -141,7 +141,7 @@ class ForwardPass {
     }
   }
 
-  // The input map of a few rows of a part of time.
+  // The input map, for a few rows of a part of time.
   int64_t map_rows(int64_t part) const {
     return std::min(steps_at_once_, p_.steps - part * steps_at_once_) * p_.batch;
   }
@@ -199,7 +199,7 @@ class ForwardPass {
     }
   }
 
-  // A step of the blocks of units j .. end - 1.
+  // A step of the blocks j .. end - 1 of units.
   void tiles(const Rows& rows, int64_t j, int64_t end) {
     const int64_t count = int64_t(rows.x.size());
     if (count == 1 && !packs_ && !hoists_) {
@@ -237,7 +237,7 @@ class ForwardPass {
     }
   }
 
-  // A step that does not exist: its state is that of the step before.
+  // A skipped step: its state is that of the previous step.
   void hold(int64_t b, float* tape, float* cells) {
     if (!Cell::kHasCell) return;
     for (int64_t j = 0; j < blocks_; ++j) {
@@ -281,8 +281,8 @@ class ForwardPass {
     if (row.cells) store(row.cells + j * kLanes, c, n);
   }
 
-  // A single row, by weights as they are given: several blocks at once, so that what is read of a row of
-  // weights lies together.
+  // A single row, with unpacked weights: several blocks at once, so that the parts of a row of weights that are
+  // read are contiguous.
   void wide_tile(const Rows& rows, int64_t j) {
     Vec sum[kWide][kSlots];
     for (int b = 0; b < kWide; ++b) start(sum[b], bias_.data() + (j + b) * kSlots * kLanes);

@@ -1,11 +1,11 @@
 // The process's own threads for the phases of a Team.
 //
-// XLA's pool would do, but a thread that is woken often comes to run on the caller's core, above all on virtual
-// machines, where a core at rest does not look idle, and is moved only by the scheduler's next tick, as is a new
-// thread after a pause. So no helper is ever woken: it looks out for the next call by itself, first without
-// a break, then from sleeps that grow with its idleness, whose timers wake it on its own core; and ends in the
-// end. Callers turn to helpers on other cores than their own, and start new ones where there are too few.
-// None is ever waited for, and no thread's affinity is touched.
+// XLA's thread pool would do, but a thread that is woken often starts on the caller's core, especially on virtual
+// machines, where an idle core does not look idle, and is moved only at the scheduler's next tick; so is a new
+// thread after a pause. Therefore no helper is ever woken: it polls for the next call by itself, at first
+// continuously, then between sleeps that grow with its idle time and whose timers wake it on its own core; finally
+// it exits. Callers use helpers on other cores than their own, and start new ones if there are too few. They never
+// wait for a helper, and no thread's affinity is changed.
 #pragma once
 
 #include <unistd.h>
@@ -29,8 +29,8 @@ class Helpers {
   using Clock = std::chrono::steady_clock;
   using Work = std::function<void()>;
 
-  // Never destroyed: a helper may still look out for work when the process ends. A forked child has none of
-  // its parent's threads, and makes its own.
+  // Never destroyed: a helper may still poll for work when the process ends. A forked child has none of its
+  // parent's threads and starts its own.
   static Helpers& instance() {
     static std::mutex* mutex = new std::mutex;
     static Helpers* helpers = nullptr;
@@ -43,8 +43,8 @@ class Helpers {
     return *helpers;
   }
 
-  // Gives work to `count` helpers, or to fewer. If it is short by itself, it is worth new threads only when calls
-  // come one upon another.
+  // Gives work to at most `count` helpers. Short work is worth new threads only if calls follow each other
+  // closely.
   void offer(const Work& work, int count, bool is_short) {
     std::lock_guard<std::mutex> lock(mutex_);
     const Clock::time_point now = Clock::now();
@@ -58,22 +58,22 @@ class Helpers {
       const bool is_elsewhere = core < 0 || helper->core != core;
       if (missing > 0 && is_elsewhere && helper->accept(work)) --missing;
     }
-    // Twice as many as asked for are enough, for any core that callers come to run on.
+    // Twice as many as requested are enough, whatever core the caller runs on.
     missing = std::min(missing, 2 * count - int(helpers_.size()));
     if (may_start && missing > 0) start(work, missing);
   }
 
  private:
-  // For how long a helper looks out without a break, for how long it sleeps (after an idle time of t, t / 16
-  // within these bounds), and for how long it stays at all.
+  // How long a helper polls continuously, how long it sleeps (t / 16 after an idle time of t, within these
+  // bounds), and after which idle time it exits.
   static constexpr std::chrono::microseconds kLookOut{500}, kShortest{50}, kLongest{500}, kStay{500000};
 
   enum State { kLooking, kAccepting, kGiven, kWorking, kGone };
 
   struct Helper {
     std::atomic<State> state{kGiven};
-    std::atomic<int> core{-1};  // where it was last
-    Work work;                  // of whoever brought the state to kAccepting or kWorking
+    std::atomic<int> core{-1};  // on which it ran last
+    Work work;                  // owned by the thread that set the state to kAccepting or kWorking
 
     explicit Helper(Work first) : work(std::move(first)) {}
 
@@ -109,7 +109,7 @@ class Helpers {
     }
   };
 
-  // Starting a thread takes tens of microseconds: each new one starts the next. Called with the lock held.
+  // Starting a thread takes tens of microseconds, so each new one starts the next. Called with the lock held.
   void start(const Work& work, int count) {
     auto helper = std::make_shared<Helper>(work);
     try {
@@ -122,7 +122,7 @@ class Helpers {
       }).detach();
       helpers_.push_back(helper);
     } catch (const std::system_error&) {
-      // Without threads to be had, callers do all work themselves.
+      // If no thread can be started, callers do all work themselves.
     }
   }
 

@@ -1,4 +1,4 @@
-// What a call is given and gives, and the memory it works in.
+// The inputs and outputs of a call, and its working memory.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace lstmx {
 
-// Arrays are row-major float32; those that a cell or a call does not have are null.
+// Arrays are row-major float32; null if a cell or a call does not have them.
 struct Problem {
   int64_t steps, batch, features, units;
   bool reverse;
@@ -45,7 +45,7 @@ struct Backward : Problem {
   float *dx, *d_input, *d_recurrent, *d_bias, *dh0, *dc0, *d_fresh_h, *d_fresh_c;
 };
 
-// A page fault for every 4 KiB of a fresh output can take as long as the arithmetic.
+// A page fault for every 4 KiB of a newly allocated output can take as long as the arithmetic.
 inline void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHuge = 2 << 20;
@@ -55,7 +55,7 @@ inline void advise_huge_pages(void* data, int64_t bytes) {
 #endif
 }
 
-// Working memory that outlives a call, so that its pages are there already at the next one.
+// Working memory that is reused by later calls, which then need no page faults.
 class Scratch {
  public:
   explicit Scratch(int64_t floats) : bytes_((floats * 4 + 4095) & ~int64_t(4095)) {
@@ -97,7 +97,7 @@ class Scratch {
     int64_t bytes;
   };
   static constexpr int64_t kMost = 128 << 20;
-  // Never destroyed: helpers of a last call may outlive static destructors.
+  // Never destroyed: helpers of the last call may outlive static destructors.
   static std::mutex& mutex() { static auto* m = new std::mutex; return *m; }
   static std::vector<Piece>& free() { static auto* v = new std::vector<Piece>; return *v; }
   static int64_t& kept() { static auto* n = new int64_t(0); return *n; }

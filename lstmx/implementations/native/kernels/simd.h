@@ -1,5 +1,5 @@
-// Vectors of floats in the width of the machine, by the compiler's own vector types: no intrinsics but for
-// masked loads and stores, so that the same source serves AVX-512, AVX2, NEON and plain SSE.
+// Vectors of floats of the machine's width, by the compiler's vector types: no intrinsics except for masked
+// loads and stores, so that the same source serves AVX-512, AVX2, NEON and plain SSE.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
-// Rows of a register tile of four vectors: with the four vectors of weights they must fit the registers, 32
-// of them on AVX-512 and on NEON, else 16. A tile that does not fit is several times slower.
+// Rows of a register tile of four vectors: together with four vectors of weights they must fit into the
+// registers, 32 on AVX-512 and NEON, otherwise 16. A tile that does not fit is several times slower.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRows = 7;
 #else
@@ -74,14 +74,14 @@ LSTMX_INLINE void transpose_step(Vec (&rows)[kLanes], std::index_sequence<K...>)
   if constexpr (Step > 1) transpose_step<Step / 2>(rows, std::index_sequence<K...>{});
 }
 
-// A square of as many vectors as they have lanes.
+// Transposes a square of kLanes vectors.
 LSTMX_INLINE void transpose(Vec (&rows)[kLanes]) {
   transpose_step<kLanes / 2>(rows, std::make_index_sequence<kLanes>{});
 }
 
 LSTMX_INLINE Vec splat(float x) { return x - Vec{}; }
 
-// Comparisons with NaN are false: it passes.
+// NaN passes unchanged, since comparisons with it are false.
 LSTMX_INLINE Vec clamp(Vec x, float low, float high) {
   x = x < low ? splat(low) : x;
   return x > high ? splat(high) : x;

@@ -1,7 +1,7 @@
-// Threads that share the items of a phase: whoever is free takes the next one.
+// Threads that share the items of a phase: each takes the next item when it is free.
 //
-// The caller never waits for a thread to begin: a helper that starts late finds what is left, or nothing.
-// What an item computes does not depend on who runs it, so neither do the results.
+// The caller never waits for a thread to begin: a helper that starts late takes the remaining items, if any.
+// The results do not depend on which thread runs an item.
 #pragma once
 
 #if defined(__linux__)
@@ -19,7 +19,7 @@
 
 namespace lstmx {
 
-// The core that the thread runs on; -1 where that cannot be known.
+// The core that the thread runs on; -1 if unknown.
 inline int this_core() {
 #if defined(__linux__)
   return sched_getcpu();
@@ -53,10 +53,10 @@ class Team {
 
   int size() const { return size_; }
 
-  // Who takes which end of the items.
+  // From which end of the items a thread takes the next one.
   enum Order : uint64_t {
     kFirstToLast,
-    kFromBothEnds,  // helpers begin with the last, so that each core meets the same items at every call
+    kFromBothEnds,  // helpers begin with the last, so that each core gets the same items in every call
   };
 
   // Calls item(0) .. item(count - 1), each once, and returns when all are done.
@@ -81,8 +81,8 @@ class Team {
   }
 
  private:
-  // One word holds the order, the phase, the end of its items and the next one, so that taking an item is one
-  // compare-and-swap, which fails if the phase is over.
+  // One word holds the order, the phase, the end of its items and the next item, so that taking an item is a
+  // single compare-and-swap, which fails if the phase is over.
   static constexpr int kBits = 21;
   static constexpr uint64_t kMask = (uint64_t(1) << kBits) - 1;
 
@@ -103,7 +103,7 @@ class Team {
       item = takes_last ? end - 1 : next;
       rest = takes_last ? head - (kMask + 1) : head + 1;
     } while (!state.head.compare_exchange_weak(head, rest, std::memory_order_acq_rel));
-    // The phase cannot end before this item does, so these two are still its own.
+    // The phase cannot end before this item does, so `call` and `item` still belong to it.
     state.call(state.item, int64_t(item));
     state.remaining.fetch_sub(1, std::memory_order_release);
     return true;

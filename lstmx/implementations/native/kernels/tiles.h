@@ -20,7 +20,7 @@ LSTMX_INLINE void with_constant(int n, const F& f) {
   }
 }
 
-// Splits `total` into parts of at most `most`, as equal as can be, and calls f(begin, size) of each.
+// Splits `total` into parts of at most `most`, as equal as possible, and calls f(begin, size) for each.
 template <typename F>
 LSTMX_INLINE void split(int64_t total, int64_t most, const F& f) {
   const int64_t parts = (total + most - 1) / most;
@@ -52,8 +52,8 @@ LSTMX_INLINE void multiply(Vec (&sum)[R][S], const float* const* rows, int64_t c
   }
 }
 
-// The weight of a map as the gates of one vector of units read it: [K][gates][lanes], from [K, gates * H].
-// Units beyond H are zero.
+// The weight of a map in the order in which the gates of one vector of units read it: [K][gates][lanes], from
+// [K, gates * H]. Units beyond H are zero.
 inline void pack_by_unit(float* to, const float* from, int64_t rows, int64_t units, int gates, int64_t block) {
   const int64_t begin = block * kLanes;
   const int n = int(std::min<int64_t>(kLanes, units - begin));
@@ -62,7 +62,7 @@ inline void pack_by_unit(float* to, const float* from, int64_t rows, int64_t uni
   }
 }
 
-// The same weight transposed, for the cotangents of what the map reads: groups of up to four vectors of
+// The same weight transposed, for the cotangents of the map's input: groups of up to four vectors of
 // features, each [H / lanes][gates][lanes][vectors of the group][lanes].
 struct Transposed {
   static constexpr int kGroup = 4;
@@ -73,7 +73,7 @@ struct Transposed {
   int64_t groups() const { return (vectors() + kGroup - 1) / kGroup; }
   int64_t depth() const { return blocks * gates * kLanes; }
   int64_t size() const { return vectors() * kLanes * depth(); }
-  // First vector of a group, the groups being as equal as can be.
+  // First vector of a group; the groups are as equal as possible.
   int64_t first(int64_t group) const {
     const int64_t parts = groups(), all = vectors();
     return group * (all / parts) + std::min(group, all % parts);
