@@ -138,9 +138,7 @@ def test_a_step_runs_the_kernel(make):
 def test_an_implementation_of_a_step_is_refused_as_in_scan():
     cell = lstmx.SLSTM(4)
     params, xs, state = case_of(cell)
-    with pytest.raises(
-        NotImplementedError, match=r'"native" has kernels only for .*these can run it: .*fused'
-    ):
+    with pytest.raises(NotImplementedError, match=r'"native" has kernels only for .*these can run it:'):
         lstmx.step(cell, params, state, xs[0], implementation="native")
     with pytest.raises(ValueError, match="implementation must be None or one of"):
         lstmx.step(cell, params, state, xs[0], implementation="fast")
