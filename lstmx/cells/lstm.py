@@ -194,10 +194,10 @@ class LSTM:
             c, h = plain_gates(state.c, z.astype(wide) + r.astype(wide))
             return LSTMState(c=c, h=h.astype(z.dtype))
         gates, c = self._gates_and_cell(params, state, z, r, candidate_mask)
-        shown = c
+        visible = c
         if self.layer_norm == "ba":
-            shown = self._normalised(c, params["cell_scale"], params["cell_bias"])
-        h = (gates["o"] * resolve(self.output_activation)(shown)).astype(z.dtype)
+            visible = self._normalised(c, params["cell_scale"], params["cell_bias"])
+        h = (gates["o"] * resolve(self.output_activation)(visible)).astype(z.dtype)
         if self.projection_size is not None:
             h = _clipped(base.matmul(params["projection"], h), self.projection_clip)
         if not self.gate_recurrence:
@@ -233,9 +233,9 @@ class LSTM:
             r = self._normalised(r, params["recurrent_scale"], params.get("recurrent_bias"))
         a = dict(zip(self.gate_names, jnp.split(z + r, len(self.gate_names), axis=-1), strict=True))
         if self.gate_recurrence:
-            more = base.matmul(params["gate_recurrence"], state.gates).astype(wide)
+            recurrence = base.matmul(params["gate_recurrence"], state.gates).astype(wide)
             for name, part in zip(
-                self._gates_proper, jnp.split(more, len(self._gates_proper), axis=-1), strict=True
+                self._gates_proper, jnp.split(recurrence, len(self._gates_proper), axis=-1), strict=True
             ):
                 a[name] += part
 

@@ -179,10 +179,10 @@ def _plain_gates_jvp(forget_gate, primals, tangents):
 def _activate(forget_gate, n, m, a):
     """Stabilised i and f, tanh(g), sigmoid(o), the next stabiliser, and whether it is the new input's."""
     i, f, g, o = jnp.split(a, 4, axis=-1)
-    kept = m + (jax.nn.log_sigmoid(f) if forget_gate == "sigmoid" else f)
+    decayed = m + (jax.nn.log_sigmoid(f) if forget_gate == "sigmoid" else f)
     starts = n == 0
-    admits = starts | (i >= kept)
-    m = jnp.where(admits, i, kept)
-    # Where the cell starts there is nothing to keep, and exp(kept - i) and its derivative may be infinite.
-    f = jnp.where(starts, 0, jnp.exp(jnp.where(starts, 0, kept - m)))
+    admits = starts | (i >= decayed)
+    m = jnp.where(admits, i, decayed)
+    # Where the cell starts there is nothing to keep, and exp(decayed - i) and its derivative may be infinite.
+    f = jnp.where(starts, 0, jnp.exp(jnp.where(starts, 0, decayed - m)))
     return jnp.exp(i - m), f, jnp.tanh(g), jax.nn.sigmoid(o), m, admits

@@ -33,7 +33,7 @@ class _Search(NamedTuple):
     state: PyTree  # leaves [B, K, ...]
     tokens: jax.Array  # [B, K, T], of the open sequences
     log_probs: jax.Array  # [B, K]
-    found: Beams
+    best: Beams  # the finished sequences
 
 
 def length_penalty(length: jax.Array | float, alpha: float) -> jax.Array:
@@ -96,8 +96,8 @@ def beam_search(
       >>> import jax.numpy as jnp
       >>> def step(state, tokens):
       ...     return state, 5.0 * jax.nn.one_hot(tokens + 1, 4)
-      >>> found = beam_search(step, (), batch_size=1, beam_size=2, max_length=6, bos=0, eos=3)
-      >>> found.tokens[0, 0].tolist(), int(found.lengths[0, 0])
+      >>> beams = beam_search(step, (), batch_size=1, beam_size=2, max_length=6, bos=0, eos=3)
+      >>> beams.tokens[0, 0].tolist(), int(beams.lengths[0, 0])
       ([1, 2, 3, 0, 0, 0], 3)
     """
     for name, value in {"batch_size": batch_size, "beam_size": beam_size, "max_length": max_length}.items():
@@ -108,9 +108,9 @@ def beam_search(
 
     def is_open(search: _Search) -> jax.Array:
         bound = search.log_probs.max(axis=1) / length_penalty(max_length, alpha)
-        return bound > search.found.scores.max(axis=1)
+        return bound > search.best.scores.max(axis=1)
 
-    def goes_on(search: _Search) -> jax.Array:
+    def continues(search: _Search) -> jax.Array:
         return (search.position < max_length) & jnp.any(is_open(search))
 
     def advance(search: _Search) -> _Search:
@@ -124,65 +124,65 @@ def beam_search(
 
         scores = jnp.where(ends, log_probs / length_penalty(at + 1.0, alpha), -jnp.inf)
         lengths = jnp.where(jnp.isfinite(scores), at + 1, 0)
-        found = _best(search.found, Beams(tokens, lengths, scores, ends & jnp.isfinite(scores)))
-        found = _where(is_open(search), found, search.found)
+        best = _merged(search.best, Beams(tokens, lengths, scores, ends & jnp.isfinite(scores)))
+        best = _where(is_open(search), best, search.best)
 
-        log_probs, kept = _top(jnp.where(ends, -jnp.inf, log_probs), beam_size)
-        origins = jnp.take_along_axis(beams, kept, axis=1)
+        log_probs, indices = _top(jnp.where(ends, -jnp.inf, log_probs), beam_size)
+        origins = jnp.take_along_axis(beams, indices, axis=1)
         return _Search(
             at + 1,
             jax.tree.map(lambda leaf: _rows(leaf, origins), state),
-            jnp.take_along_axis(tokens, kept[:, :, None], axis=1),
+            jnp.take_along_axis(tokens, indices[:, :, None], axis=1),
             log_probs,
-            found,
+            best,
         )
 
-    search = lax.while_loop(goes_on, advance, _opened(state, (batch_size, beam_size), max_length))
+    search = lax.while_loop(continues, advance, _initial(state, (batch_size, beam_size), max_length))
     # Only a row that reached `max_length` can have no finished sequence.
     scores = search.log_probs / length_penalty(search.position.astype(jnp.float32), alpha)
     lengths = jnp.where(jnp.isfinite(scores), search.position, 0)
-    still_open = Beams(search.tokens, lengths, scores, jnp.zeros_like(lengths, bool))
-    return _where(search.found.finished.any(axis=1), search.found, still_open)
+    unfinished = Beams(search.tokens, lengths, scores, jnp.zeros_like(lengths, bool))
+    return _where(search.best.finished.any(axis=1), search.best, unfinished)
 
 
-def _opened(state: PyTree, shape: tuple[int, int], max_length: int) -> _Search:
+def _initial(state: PyTree, shape: tuple[int, int], max_length: int) -> _Search:
     """The search before the first word, of shape (B, K)."""
     worst = jnp.full(shape, -jnp.inf)
-    nothing = jnp.zeros((*shape, max_length), jnp.int32)
+    tokens = jnp.zeros((*shape, max_length), jnp.int32)
     return _Search(
         position=jnp.int32(0),
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], shape[1], axis=1), state),
-        tokens=nothing,
+        tokens=tokens,
         # Only one sequence, or all K would be the same.
         log_probs=worst.at[:, 0].set(0.0),
-        found=Beams(nothing, jnp.zeros(shape, jnp.int32), worst, jnp.zeros(shape, bool)),
+        best=Beams(tokens, jnp.zeros(shape, jnp.int32), worst, jnp.zeros(shape, bool)),
     )
 
 
 def _continuations(log_probs: jax.Array, logits: jax.Array, banned: tuple[int, ...]):
     """The most likely one-word continuations of each row's open sequences: (log_probs, beams, words)."""
     batch_size, beam_size, vocabulary_size = logits.shape
-    of_words = jax.nn.log_softmax(logits.astype(jnp.float32))
+    word_log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     for word in banned:
-        of_words = of_words.at[..., word].set(-jnp.inf)
-    of_all = (log_probs[:, :, None] + of_words).reshape(batch_size, -1)
+        word_log_probs = word_log_probs.at[..., word].set(-jnp.inf)
+    totals = (log_probs[:, :, None] + word_log_probs).reshape(batch_size, -1)
     # At most K of these 2K finish a sequence, one for each beam: at least K stay open.
-    log_probs, choices = lax.top_k(of_all, min(2 * beam_size, of_all.shape[1]))
+    log_probs, choices = lax.top_k(totals, min(2 * beam_size, totals.shape[1]))
     return log_probs, choices // vocabulary_size, (choices % vocabulary_size).astype(jnp.int32)
 
 
 def _top(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """`lax.top_k` of rows that may have fewer entries; missing ones are -infinity, at position 0."""
     missing = ((0, 0), (0, max(count - values.shape[1], 0)))
-    best, places = lax.top_k(values, min(count, values.shape[1]))
-    return jnp.pad(best, missing, constant_values=-jnp.inf), jnp.pad(places, missing)
+    best, indices = lax.top_k(values, min(count, values.shape[1]))
+    return jnp.pad(best, missing, constant_values=-jnp.inf), jnp.pad(indices, missing)
 
 
-def _best(found: Beams, more: Beams) -> Beams:
-    """The K best of both; ties go to the earlier ones."""
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), found, more)
-    _, kept = lax.top_k(both.scores, found.scores.shape[1])
-    return jax.tree.map(lambda leaf: _rows(leaf, kept), both)
+def _merged(a: Beams, b: Beams) -> Beams:
+    """The K best of both; ties go to the first."""
+    both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), a, b)
+    _, indices = lax.top_k(both.scores, a.scores.shape[1])
+    return jax.tree.map(lambda leaf: _rows(leaf, indices), both)
 
 
 def _where(flags: jax.Array, a: Beams, b: Beams) -> Beams:
@@ -190,6 +190,6 @@ def _where(flags: jax.Array, a: Beams, b: Beams) -> Beams:
     return jax.tree.map(lambda x, y: jnp.where(flags.reshape((-1,) + (1,) * (x.ndim - 1)), x, y), a, b)
 
 
-def _rows(leaf: jax.Array, chosen: jax.Array) -> jax.Array:
+def _rows(leaf: jax.Array, indices: jax.Array) -> jax.Array:
     """`[B, K, ...]` of `[B, N, ...]` by positions `[B, K]`."""
-    return jnp.take_along_axis(leaf, chosen.reshape(chosen.shape + (1,) * (leaf.ndim - 2)), axis=1)
+    return jnp.take_along_axis(leaf, indices.reshape(indices.shape + (1,) * (leaf.ndim - 2)), axis=1)

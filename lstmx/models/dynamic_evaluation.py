@@ -79,12 +79,12 @@ def adapter(
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     leaves = jax.tree.leaves(scale)
     mean = sum(jnp.mean(leaf) for leaf in leaves) / len(leaves)
-    back = jax.tree.map(lambda leaf: jnp.minimum(decay * leaf / mean, 1.0), scale)
+    decays = jax.tree.map(lambda leaf: jnp.minimum(decay * leaf / mean, 1.0), scale)
 
     def update(params: PyTree, gradient: PyTree) -> PyTree:
         return jax.tree.map(
             lambda p, g, s, b, t: p - rate * g / (s + epsilon) + b * (t - p),
-            params, gradient, scale, back, trained,
+            params, gradient, scale, decays, trained,
         )  # fmt: skip
 
     return update

@@ -106,10 +106,10 @@ def choose(
         logits = jnp.where(logits < least, -jnp.inf, logits)
     logits = logits / temperature
     if top_p is not None and top_p < 1:
-        falling = jnp.sort(logits, axis=-1, descending=True)
-        probabilities = jax.nn.softmax(falling, axis=-1)
+        descending = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(descending, axis=-1)
         # Keeps the tokens before which less than p is accumulated: always the most likely one.
-        kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
-        least = jnp.min(falling, axis=-1, keepdims=True, where=kept, initial=jnp.inf)
+        in_nucleus = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
+        least = jnp.min(descending, axis=-1, keepdims=True, where=in_nucleus, initial=jnp.inf)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

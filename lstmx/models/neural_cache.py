@@ -86,12 +86,12 @@ def cached_nats(
     words_BK = jnp.concatenate([memory.targets, targets.astype(jnp.int32)], axis=1)
     scores_BTK = theta * jnp.einsum("bth,bkh->btk", keys_BKH[:, size:], keys_BKH)
     # Token t, the key at size + t, reads the `size` keys before it.
-    back = size + jnp.arange(count)[:, None] - jnp.arange(size + count)
-    within = (back >= 1) & (back <= size) & (words_BK >= 0)[:, None, :]
+    distance = size + jnp.arange(count)[:, None] - jnp.arange(size + count)
+    within = (distance >= 1) & (distance <= size) & (words_BK >= 0)[:, None, :]
     same = within & (words_BK[:, None, :] == targets[:, :, None])
-    everything = jax.nn.logsumexp(scores_BTK, axis=-1, where=within)
-    found = jax.nn.logsumexp(scores_BTK, axis=-1, where=same)
-    in_cache = jnp.where(same.any(-1), found - everything, -jnp.inf)
+    total = jax.nn.logsumexp(scores_BTK, axis=-1, where=within)
+    matching = jax.nn.logsumexp(scores_BTK, axis=-1, where=same)
+    in_cache = jnp.where(same.any(-1), matching - total, -jnp.inf)
     mixed = -jnp.logaddexp(jnp.log1p(-weight) - nats, jnp.log(weight) + in_cache)
     nats = jnp.where(within.any(-1), mixed, nats)
     return CacheMemory(keys_BKH[:, count:], words_BK[:, count:]), nats
