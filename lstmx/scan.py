@@ -280,14 +280,14 @@ def _scan(cell, params, state, sequence, key, *, implementation, reverse, remat,
     else:
         run = functools.partial(chunks.run, run, chunks.length_of(remat, xs.shape[0]))
         options["remat"] = None
-    final, shown = run(cell, params, state, fresh, sequence, locked, **options)
-    ys = cell.output(shown) if return_states else shown
+    final, emitted = run(cell, params, state, fresh, sequence, locked, **options)
+    ys = cell.output(emitted) if return_states else emitted
     ys = ys if keep is None else _zero_unless(keep, ys)
     if not return_states:
         return final, ys
     if return_states == "gates":
-        shown = _gates(cell, params, state, fresh, sequence, locked, shown, reverse)
-    return final, ys, shown
+        emitted = _gates(cell, params, state, fresh, sequence, locked, emitted, reverse)
+    return final, ys, emitted
 
 
 def _gates(cell, params, state, fresh, sequence, locked, states, reverse):
