@@ -1,6 +1,8 @@
 """The layers of Linen are classes: lifted transforms, subclasses, and marks for sharding on parameters."""
 
+import copy
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,22 @@ def test_partition_specs():
     ensemble = nn.vmap(lstmx.linen.LSTM, in_axes=None, metadata_params={nn.PARTITION_NAME: "member"}, **axes)
     specs = nn.get_partition_spec(ensemble(4, **options).init(KEY, XS))
     assert specs["params"]["cell"]["0"]["input"]["kernel"] == PartitionSpec("member", None, "model")
+
+
+def test_logical_axes_become_shardings_of_a_mesh():
+    init = nn.with_logical_partitioning(jax.nn.initializers.lecun_normal(), ("input", "gates"))
+    layer = lstmx.linen.GRU(4, kernel_init=init)
+    specs = nn.get_partition_spec(jax.eval_shape(lambda key: layer.init(key, XS), KEY))
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, [("gates", "model"), ("input", None)])
+    assert shardings["params"]["cell"]["0"]["input"]["kernel"].spec == PartitionSpec(None, "model")
+
+
+def test_modules_are_copied_by_their_fields():
+    layer = lstmx.linen.LSTM(4, peephole=True)
+    assert pickle.loads(pickle.dumps(layer)) == copy.deepcopy(layer) == layer
+    assert layer.clone(hidden_size=5) == lstmx.linen.LSTM(5, peephole=True)
+    assert hash(layer) == hash(lstmx.linen.LSTM(4, peephole=True))
 
 
 def test_metadata_of_nnx_is_refused():

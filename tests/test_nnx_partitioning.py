@@ -56,6 +56,15 @@ def test_layers_have_the_marks_of_their_initializers():
     np.testing.assert_array_equal(ys, same(XS)[1])
 
 
+def test_an_abstract_model_knows_its_shardings():
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    make = lambda: lstmx.nnx.GRU(3, 4, kernel_init=KERNEL, rngs=nnx.Rngs(0))  # noqa: E731
+    with nnx.use_eager_sharding(True):
+        _, state = nnx.get_abstract_model(make, mesh)
+    kernel = state["params"]["0"]["input"]["kernel"].get_value()
+    assert kernel.sharding.spec == PartitionSpec(None, "model")
+
+
 # Cells that make their parameters in other ways: by halves, in update, in a wrapper.
 OTHERS = {
     "gru": (lstmx.GRU(4, reset_after=False, recurrent_init=RECURRENT), "update/kernel"),

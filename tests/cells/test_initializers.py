@@ -1,5 +1,7 @@
 """The initializers of every cell: what they draw, what is refused, and that no step depends on them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,11 @@ DRAWN = {
     "mogrifier": (mogrifier, {"kernel_init": "update/rounds/0/kernel"}),
 }
 cells = pytest.mark.parametrize("name", DRAWN)
+
+
+def test_every_cell_is_in_the_table():
+    types = {value for value in vars(lstmx).values() if dataclasses.is_dataclass(value)}
+    assert {type(make(H)) for make, _ in DRAWN.values()} == {t for t in types if hasattr(t, "recurrent_map")}
 
 
 def named(params):
