@@ -1,6 +1,6 @@
 """Forecasting: data frames in, forecasts out; and the task of training that is beneath."""
 
-from lstmx.forecasting.fitting import LEVELS
+from lstmx.forecasting.arguments import LEVELS
 from lstmx.forecasting.forecaster import LSTMForecaster
 from lstmx.forecasting.frames import (
     FramePanel,

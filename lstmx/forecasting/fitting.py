@@ -1,81 +1,234 @@
-"""What a forecaster of frames is made of: its network, and how that is trained."""
+"""Fitting a forecaster to series, and what a fitted one forecasts.
 
-import tempfile
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+Axes: N series, M windows, H steps of the horizon.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
-from lstmx.forecasting.task import ForecastTask
+from lstmx.data import SeriesWindows, Windows
+from lstmx.forecasting.arguments import LEVELS, Recipe
+from lstmx.forecasting.conformal import Conformal, forecast_and_width
+from lstmx.forecasting.frames import FramePanel
+from lstmx.forecasting.scales import Scales, in_logarithms
+from lstmx.forecasting.task import Forecasts, ForecastTask, initial_params
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
-from lstmx.training import LoopConfig, OptimizerConfig, restore_params, train
+from lstmx.training import LoopConfig, NonFiniteError, OptimizerConfig, train_in_memory
 
-if TYPE_CHECKING:
-    from lstmx.forecasting.forecaster import LSTMForecaster
-
-# Of the head `quantiles`: the bounds of intervals of up to 95 %.
-LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
+_KINDS = ("historic", "future", "static")
 
 
-def network(
-    of: "LSTMForecaster", sizes: Mapping[str, int], count: int, rngs: nnx.Rngs
-) -> DirectForecaster | RecurrentForecaster:
-    """The network of a forecaster with fresh parameters.
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted forecaster.
+
+    Attributes:
+      recipe: the arguments it was fitted with.
+      params: the parameters.
+      scales: the scales of the exogenous variables.
+      freq: frequency of the times.
+      names: arguments of `read_frame` for further frames.
+      ids: the series it was fitted to.
+      conformal: errors that calibrate intervals; None for the intervals of the head.
+      series: the series it was fitted to; None if they were not saved.
+    """
+
+    recipe: Recipe
+    params: Any
+    scales: Scales
+    freq: Any
+    names: dict[str, Any]
+    ids: tuple
+    conformal: Conformal | None
+    series: FramePanel | None
+
+
+def fit_series(
+    recipe: Recipe,
+    series: FramePanel,
+    stops: np.ndarray,
+    names: Mapping[str, Any],
+    *,
+    val_size: int = 0,
+    calibration_windows: int = 0,
+    start: Fitted | None = None,
+) -> Fitted:
+    """Trains on the steps of each series before `stops`.
 
     Args:
-      of: the forecaster.
-      sizes: how many covariates there are of each kind.
-      count: how many series.
-      rngs: `params`.
+      recipe: network and training.
+      series: the series.
+      stops: int [N].
+      names: arguments of `read_frame` for further frames, without categories.
+      val_size: steps before the stops that choose the parameters; 0 for the last parameters.
+      calibration_windows: windows before the stops whose errors calibrate intervals; 0 for none.
+      start: whose parameters and scales to start from; None to start anew.
+
+    Raises:
+      ValueError: if there is no window to train on, or to calibrate by.
+      NonFiniteError: if the loss or the gradient is not finite.
     """
+    conformal = None
+    if calibration_windows:
+        conformal = _calibrated(recipe, series, stops, names, val_size, calibration_windows)
+    scales = Scales.of(series.panel, stops - val_size) if start is None else start.scales
+    windows = windows_of(recipe, series, scales)
+    least = {"least_history": 1 if recipe.start_padding else recipe.input_size}
+    splits = {"train": windows.within(0, stops - val_size, **least)}
+    _warn_of_short_series(recipe, series, np.unique(splits["train"][0]), least["least_history"])
+    if val_size:
+        splits["validation"] = windows.within(stops - val_size, stops, **least)
+    task = task_of(recipe, windows, splits, len(series.ids))
+    params = _trained(task, recipe, choose=bool(val_size), params=None if start is None else start.params)
+    names = {**names, "categories": {name: list(values) for name, values in series.categories.items()}}
+    return Fitted(recipe, params, scales, series.freq, names, series.ids, conformal, series)
+
+
+def forecasts_of(
+    fitted: Fitted, series: FramePanel, windows: Windows, levels: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forecasts [M, H] of windows, and their quantiles [M, H, levels], in the units of the frame."""
+    recipe = fitted.recipe
+    task = task_of(recipe, windows_of(recipe, series, fitted.scales), {}, len(fitted.ids))
+    if fitted.conformal is None:
+        forecasts = task.forecast(fitted.params, windows, levels)
+    else:
+        mean, width = forecast_and_width(task, fitted.params, windows)
+        bounds = fitted.conformal.quantiles(mean, width, levels)
+        if not task.head.location_scale:
+            bounds = np.maximum(bounds, 0)  # Counts.
+        forecasts = Forecasts(mean[..., None], bounds[:, :, None])
+    if recipe.log:
+        forecasts = Forecasts(*map(np.exp, forecasts))
+    return forecasts.mean[..., 0], forecasts.quantiles[..., 0, :]
+
+
+def windows_of(recipe: Recipe, series: FramePanel, scales: Scales) -> SeriesWindows:
+    """The inputs and targets of the network."""
+    panel = in_logarithms(series.panel, series.ids) if recipe.log else series.panel
+    return SeriesWindows(scales.applied(panel), recipe.input_size, recipe.h)
+
+
+def task_of(
+    recipe: Recipe, windows: SeriesWindows, splits: Mapping[str, Windows], num_series: int
+) -> ForecastTask:
+    """The task of training, or of forecasting if there are no splits."""
+    sizes = {kind: getattr(windows.panel, kind).shape[1] for kind in _KINDS}
+    return ForecastTask(
+        windows,
+        splits,
+        lambda rngs: _network(recipe, sizes, num_series, rngs),
+        batch_size=recipe.batch_size,
+        seed=recipe.random_seed,
+        members=recipe.members,
+    )
+
+
+def shapes_of(recipe: Recipe, scales: Scales, num_series: int) -> Any:
+    """The shapes of the parameters, as `jax.ShapeDtypeStruct`."""
+    sizes = {kind: len(values) for kind, values in scales.mean.items()}
+    return jax.eval_shape(
+        lambda key: initial_params(
+            lambda rngs: _network(recipe, sizes, num_series, rngs), key, recipe.members
+        ),
+        jax.random.key(0),
+    )
+
+
+def _network(
+    recipe: Recipe, sizes: Mapping[str, int], num_series: int, rngs: nnx.Rngs
+) -> DirectForecaster | RecurrentForecaster:
+    """The network with fresh parameters, for as many exogenous variables of each kind."""
+    head = head_named(recipe.head, LEVELS if recipe.head == "quantiles" else None)
     common = {
-        "input_size": of.input_size,
-        "horizon": of.h,
-        "head": head_named(of.head, LEVELS if of.head == "quantiles" else None),
+        "input_size": recipe.input_size,
+        "horizon": recipe.h,
+        "head": head,
         "future": sizes["future"],
         "static": sizes["static"],
-        "num_series": count if of.know_series else 0,
-        "cell": of.cell,
-        "hidden_size": of.encoder_hidden_size,
-        "num_layers": of.encoder_n_layers,
-        "scaling": of.scaler_type,
-        "season": of.season_length,
-        "dropout_rate": of.dropout_rate,
+        "num_series": num_series if recipe.know_series else 0,
+        "cell": recipe.cell,
+        "hidden_size": recipe.encoder_hidden_size,
+        "num_layers": recipe.encoder_n_layers,
+        "scaling": recipe.scaler_type,
+        "season": recipe.season_length,
+        "dropout_rate": recipe.dropout_rate,
         "rngs": rngs,
     }
-    if of.decoder == "recurrent":
-        return RecurrentForecaster(lags=of.lags, **common)
-    linear = of.linear and common["head"].location_scale
+    if recipe.decoder == "recurrent":
+        return RecurrentForecaster(lags=recipe.lags, **common)
     return DirectForecaster(
         historic=sizes["historic"],
-        patch_size=of.patch_size,
-        linear=linear,
-        shrinkage=of.shrinkage,
+        patch_size=recipe.patch_size,
+        linear=recipe.linear and head.location_scale,
+        shrinkage=recipe.shrinkage,
         missing=True,
         **common,
     )
 
 
-def trained(task: ForecastTask, of: "LSTMForecaster", *, choose: bool) -> Any:
-    """The parameters that training finds: with `choose` the best by validation, else the last."""
+def _trained(task: ForecastTask, recipe: Recipe, *, choose: bool, params: Any) -> Any:
+    """The parameters after training: with `choose` the best by validation, else the last."""
     optimizer = OptimizerConfig(
-        learning_rate=of.learning_rate,
+        learning_rate=recipe.learning_rate,
         schedule="cosine",
-        warmup_steps=min(50, of.max_steps // 10),
+        warmup_steps=min(50, recipe.max_steps // 10),
         final_fraction=0.02,
     )
-    every = of.val_check_steps if choose else 0
-    loop = LoopConfig(eval_every=every, checkpoint_every=0, tensorboard=False, sample=False)
-    with tempfile.TemporaryDirectory(prefix="lstmx-forecaster-") as folder:
-        train(
+    loop = LoopConfig(
+        eval_every=recipe.val_check_steps if choose else 0,
+        checkpoint_every=0,
+        tensorboard=False,
+        sample=False,
+    )
+    try:
+        trained = train_in_memory(
             task,
-            folder,
-            steps=of.max_steps,
-            seed=of.random_seed,
+            steps=recipe.max_steps,
+            seed=recipe.random_seed,
             optimizer=optimizer,
             loop=loop,
-            quiet=of.quiet,
+            params=params,
+            quiet=recipe.quiet,
         )
-        which = "best" if choose else "latest"
-        return jax.device_get(restore_params(folder, task, which).items["params"])
+    except NonFiniteError as error:
+        advice = f"use a smaller learning_rate, which is {recipe.learning_rate:g}, or check the targets"
+        raise NonFiniteError(f"{error}: {advice}") from None
+    if choose and trained.best is None:
+        warnings.warn("no validation loss was finite: keeping the last parameters", stacklevel=4)
+    return jax.device_get(trained.latest if not choose or trained.best is None else trained.best)
+
+
+def _calibrated(
+    recipe: Recipe, series: FramePanel, stops: np.ndarray, names, val_size: int, count: int
+) -> Conformal:
+    """The errors in the last `count` windows before `stops` of a network trained on the steps before them."""
+    cutoffs = stops[:, None] - recipe.h * np.arange(count, 0, -1)
+    numbers, at = np.nonzero(cutoffs >= 1)
+    if not len(numbers):
+        raise ValueError(
+            f"calibration_windows={count} needs a series of at least {recipe.h + 1} steps, and there is none"
+        )
+    fitted = fit_series(recipe, series, cutoffs[:, 0], names, val_size=val_size)
+    windows, of = windows_of(recipe, series, fitted.scales), (numbers, cutoffs[numbers, at])
+    batch = dataclasses.replace(windows, input_size=1).batch(*of)
+    targets = np.where(batch["target_exists"], batch["target"], np.nan)[..., 0]
+    task = task_of(recipe, windows, {}, len(series.ids))
+    return Conformal.of(targets, *forecast_and_width(task, fitted.params, of))
+
+
+def _warn_of_short_series(recipe: Recipe, series: FramePanel, used: np.ndarray, least: int) -> None:
+    short = np.setdiff1d(np.arange(len(series.ids)), used)
+    if len(short) and len(used):
+        named = ", ".join(repr(series.ids[number]) for number in short[:5])
+        warnings.warn(
+            f"{len(short)} of {len(series.ids)} series are not trained on, as they have fewer than "
+            f"{least + recipe.h} steps to train on: {named}{', ...' if len(short) > 5 else ''}",
+            stacklevel=4,
+        )

@@ -1,7 +1,16 @@
-"""Forecasters in folders: JSON and NumPy arrays, without pickle."""
+"""Forecasters in folders: JSON and NumPy arrays, without pickle.
 
+Array files have digests in their names. `forecaster.json` names the array files that belong to it, and holds
+their digests and one of its own text. Replacing this one file replaces the forecaster: a save that is killed
+leaves either the old one or the new one.
+"""
+
+import contextlib
+import hashlib
+import io
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +22,24 @@ from lstmx.data import Panel
 from lstmx.forecasting.columns import frame_of, kind_of
 from lstmx.forecasting.frames import FramePanel, times_of
 from lstmx.forecasting.frequencies import require_pandas
+from lstmx.training.files import write_atomically
 
-_FORMAT = 1
-_DESCRIBED, _WEIGHTS, _SERIES = "forecaster.json", "weights.npz", "series.npz"
+_FORMAT = 2
+_DESCRIBED, _WEIGHTS, _SERIES = "forecaster.json", "weights", "series"
 _ARRAYS = ("starts", "targets", "historic", "future", "static")
-# Of a `FramePanel`, what is kept as it is.
+# Attributes of a `FramePanel` that are saved as they are.
 _PLAIN = ("ids", "freq", "columns", "historic", "future", "static", "categories", "filled")
+# Names of files that a save may have left: of this format, of format 1, and unfinished ones.
+_OWN = re.compile(r"((weights|series)(-[0-9a-f]{16})?\.npz|forecaster\.json)(\.\d+\.tmp)?")
+# Stands for the digest of a text in the text itself.
+_BLANK = "0" * 64
 
 
 class Saved(NamedTuple):
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-      described: what was to be written as JSON.
+      described: the values that were written as JSON.
       weights: the leaves of the parameters by their paths.
       series: the series, or None.
     """
@@ -36,45 +50,124 @@ class Saved(NamedTuple):
 
 
 def write(folder: Path, described: Mapping[str, Any], params: Any, series: FramePanel | None) -> None:
-    """Writes a forecaster: what it is, its parameters, and the series if they are to be kept."""
+    """Writes a forecaster atomically.
+
+    Args:
+      folder: created if it does not exist.
+      described: its arguments and state, as JSON can hold them.
+      params: its parameters.
+      series: its series, or None not to save them.
+
+    Raises:
+      OSError: if something cannot be written; the folder still holds what it held before.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / _WEIGHTS, **by_path(params))
+    files = {_WEIGHTS: _write_arrays(folder, _WEIGHTS, by_path(params))}
     kept = None
     if series is not None:
         arrays = {name: getattr(series.panel, name) for name in _ARRAYS}
-        np.savez_compressed(folder / _SERIES, begin=series.starts, **arrays)
+        files[_SERIES] = _write_arrays(folder, _SERIES, {"begin": series.starts, **arrays})
         zone = None if series.zone is None else str(series.zone)
         kept = {name: getattr(series, name) for name in _PLAIN} | {"zone": zone}
         kept["kind"] = kind_of(series.like, "df")
-    else:
-        (folder / _SERIES).unlink(missing_ok=True)
-    about = {"format": _FORMAT, "lstmx": lstmx.__version__, **described, "series": kept}
-    (folder / _DESCRIBED).write_text(json.dumps(about, indent=2))
+    about = {"format": _FORMAT, "lstmx": lstmx.__version__, "sha256": _BLANK, "files": files}
+    text = json.dumps({**about, **described, "series": kept}, indent=2)
+    write_atomically(folder / _DESCRIBED, text.replace(_BLANK, _sha256(text.encode()), 1))
+    # Files of the forecaster before this one, and of saves that were interrupted.
+    current = {_DESCRIBED, *(file["name"] for file in files.values())}
+    for path in folder.iterdir():
+        if _OWN.fullmatch(path.name) and path.name not in current:
+            with contextlib.suppress(OSError):  # The forecaster has been saved.
+                path.unlink()
 
 
 def read(folder: Path) -> Saved:
-    """Reads what `write` wrote; ValueError if it is not there, or of another format."""
-    for name in (_DESCRIBED, _WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"no forecaster in {folder}: there is no {name}")
-    described = json.loads((folder / _DESCRIBED).read_text())
-    if described["format"] != _FORMAT:
+    """Reads what `write` wrote.
+
+    Args:
+      folder: the folder.
+
+    Raises:
+      ValueError: if there is no forecaster, or a file is missing, damaged or of a later version; the message
+        names the file.
+    """
+    path = folder / _DESCRIBED
+    if not path.is_file():
+        raise ValueError(f"no forecaster in {folder}: there is no {_DESCRIBED}")
+    content = _content(path)
+    with damage_of(folder):
+        described = json.loads(content.decode())
+        if not isinstance(described, dict):
+            raise TypeError("it does not hold an object")
+        form, digest = described["format"], described.get("sha256")
+        if digest is not None and _sha256(content.replace(digest.encode(), _BLANK.encode(), 1)) != digest:
+            raise ValueError("its SHA-256 differs")
+    if form not in (1, _FORMAT):
         raise ValueError(
-            f"{folder} has format {described['format']}, of lstmx {described['lstmx']}; this is "
-            f"lstmx {lstmx.__version__}, which reads format {_FORMAT}"
+            f"{path} has format {form}, of lstmx {described.get('lstmx')}; this is lstmx "
+            f"{lstmx.__version__}, which reads formats 1 and {_FORMAT}"
         )
-    with np.load(folder / _WEIGHTS) as weights:
-        found = {name: weights[name] for name in weights.files}
-    return Saved(described, found, _series(folder, described.get("series")))
+    with damage_of(folder):
+        if form == 1:
+            files = {name: {"name": f"{name}.npz", "sha256": None} for name in (_WEIGHTS, _SERIES)}
+        elif digest is None:
+            raise KeyError("sha256")
+        else:
+            files = described["files"]
+        kept = described.get("series")
+        parts = [files[name] for name in (_WEIGHTS, *((_SERIES,) if kept is not None else ()))]
+    weights, *arrays = (_read_arrays(folder, part) for part in parts)
+    with damage_of(folder):
+        return Saved(described, weights, _series(*arrays, kept) if arrays else None)
 
 
-def _series(folder: Path, kept: Mapping[str, Any] | None) -> FramePanel | None:
-    if kept is None:
-        return None
-    if not (folder / _SERIES).is_file():
-        raise ValueError(f"the series of the forecaster in {folder} are gone: there is no {_SERIES}")
-    with np.load(folder / _SERIES) as arrays:
-        panel, begin = Panel(*(arrays[name] for name in _ARRAYS)), arrays["begin"]
+@contextlib.contextmanager
+def damage_of(folder: Path, name: str = _DESCRIBED) -> Iterator[None]:
+    """Turns whatever reading a damaged file raises into a ValueError that names the file."""
+    try:
+        yield
+    except ImportError:
+        raise
+    # zipfile, zlib, NumPy, json and Python each report damage with exceptions of their own.
+    except Exception as error:
+        raise ValueError(f"{folder / name} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _write_arrays(folder: Path, kind: str, arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Writes a file of arrays, and returns its name and digest."""
+    content = io.BytesIO()
+    (np.savez if kind == _WEIGHTS else np.savez_compressed)(content, **arrays)
+    digest = _sha256(content.getvalue())
+    name = f"{kind}-{digest[:16]}.npz"
+    write_atomically(folder / name, content.getvalue())
+    return {"name": name, "sha256": digest}
+
+
+def _read_arrays(folder: Path, file: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    name, digest = file["name"], file["sha256"]
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, which {_DESCRIBED} names")
+    content = _content(path)
+    if digest is not None and _sha256(content) != digest:
+        raise ValueError(f"{path} is damaged: its SHA-256 differs from that in {_DESCRIBED}")
+    with damage_of(folder, name), np.load(io.BytesIO(content)) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _series(arrays: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> FramePanel:
+    panel, begin = Panel(*(arrays[name] for name in _ARRAYS)), arrays["begin"]
     zone = None
     if kept["zone"] is not None:
         zone = require_pandas().DatetimeTZDtype(tz=kept["zone"]).tz
@@ -97,8 +190,8 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def as_tree(shapes: Any, weights: Mapping[str, np.ndarray]) -> Any:
-    """The weights in a tree of such shapes; ValueError if they do not fit."""
+    """The weights as a tree of the given shapes; ValueError if they do not fit."""
     wanted = {name: leaf.shape for name, leaf in by_path(shapes).items()}
     if wanted != {name: leaf.shape for name, leaf in weights.items()}:
-        raise ValueError(f"{_WEIGHTS} does not hold the weights of {_DESCRIBED}")
+        raise ValueError("its arguments do not describe the network of the weights")
     return jax.tree.unflatten(jax.tree.structure(shapes), [weights[name] for name in wanted])

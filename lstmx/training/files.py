@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file in one instant: after a kill or a power cut it is the old one or the new one.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file in one instant: after a kill or a power cut it is the old one or the new one.
 
     Args:
         path: the file; its folder must exist.
-        text: the whole content, stored as UTF-8.
+        content: the whole content; text is stored as UTF-8.
 
     Raises:
         OSError: it cannot be written; the old content is still there.
@@ -23,8 +23,8 @@ def write_atomically(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

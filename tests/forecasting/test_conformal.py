@@ -81,18 +81,18 @@ def test_counts_stay_counts():
 def test_calibration_that_cannot_be():
     df = noisy(2, 20)
     forecaster = LSTMForecaster(h=4, input_size=8, encoder_hidden_size=4, max_steps=1, head="mse")
-    with pytest.raises(ValueError, match="intervals want calibration_windows in fit, or another head"):
+    with pytest.raises(ValueError, match="for intervals pass calibration_windows to fit, or use"):
         forecaster.fit(df).predict(level=[80])
     for windows, message in (
-        (-1, "calibration_windows must be at least 0, got -1"),
-        (30, "no series has .* of 30 windows"),
+        (-1, "calibration_windows must be an integer of at least 0, got -1"),
+        (30, "calibration_windows=30 needs a series of at least 5 steps"),
     ):
         with pytest.raises(ValueError, match=message):
             forecaster.fit(df.groupby("unique_id").head(4), calibration_windows=windows)
     forecaster.fit(df, calibration_windows=1)
     with pytest.raises(ValueError, match=r"quantile 0.1 needs at least 9 errors .* there are 8"):
         forecaster.predict(level=[80])
-    with pytest.raises(ValueError, match=r"levels must lie in \(0, 1\), got \[1.5\]"):
+    with pytest.raises(ValueError, match=r"quantiles must lie between 0 and 1, got 1\.5"):
         forecaster.predict(quantiles=[1.5])
 
 

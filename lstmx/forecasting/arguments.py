@@ -1,0 +1,311 @@
+"""Arguments of the forecaster: what each may be, checked under the names that its user writes."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lstmx.forecasting.frames import interval_columns
+from lstmx.models import head_named
+from lstmx.models.forecaster_parts import CELLS
+from lstmx.models.instance_scaling import SCALINGS
+
+# Levels of the head "quantiles": the bounds of intervals of up to 95 %.
+LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
+HEADS = ("quantiles", "gaussian", "student_t", "negative_binomial", "mae", "mse")
+POINTS = ("mae", "mse")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a forecaster reads its frames, and how its network is built and trained.
+
+    The attributes are the arguments of `LSTMForecaster` of the same names, checked, with integers of Python,
+    and tuples for lists.
+    """
+
+    h: int
+    input_size: int
+    head: str
+    decoder: str
+    cell: str
+    encoder_hidden_size: int
+    encoder_n_layers: int
+    patch_size: int
+    linear: bool
+    lags: tuple[int, ...]
+    scaler_type: str
+    log: bool
+    season_length: int
+    shrinkage: float
+    dropout_rate: float
+    know_series: bool
+    hist_exog_list: tuple[str, ...]
+    futr_exog_list: tuple[str, ...]
+    stat_exog_list: tuple[str, ...]
+    members: int
+    max_steps: int
+    learning_rate: float
+    batch_size: int
+    start_padding: bool
+    val_check_steps: int
+    random_seed: int
+    alias: str
+    quiet: bool
+
+
+# What may change from a fit to one that starts from its parameters.
+_FREE = (
+    "shrinkage",
+    "dropout_rate",
+    "max_steps",
+    "learning_rate",
+    "batch_size",
+    "start_padding",
+    "val_check_steps",
+    "random_seed",
+    "alias",
+    "quiet",
+)
+
+
+def checked(given: Mapping[str, Any]) -> Recipe:
+    """The arguments of a forecaster, checked one by one and together.
+
+    Args:
+      given: all arguments by name.
+
+    Raises:
+      ValueError: naming the argument, the rule and the value.
+    """
+    values = {name: rule(name, given[name]) for name, rule in _RULES.items()}
+    input_size = given["input_size"]
+    values["input_size"] = 3 * values["h"] if input_size is None else integer("input_size", input_size, 1)
+    recipe = Recipe(**values)
+    _require_compatible(recipe)
+    return recipe
+
+
+def require_same_network(fitted: Recipe, now: Recipe) -> None:
+    """Raises ValueError if the parameters of one recipe do not serve another."""
+    for name in (field.name for field in dataclasses.fields(Recipe) if field.name not in _FREE):
+        before, after = getattr(fitted, name), getattr(now, name)
+        if before != after:
+            raise ValueError(f"warm_start needs the same {name}: fitted with {before!r}, got {after!r}")
+
+
+def level_columns(alias: str, level: Any, quantiles: Any) -> dict[str, float]:
+    """The columns of intervals and quantiles, and their probabilities.
+
+    Args:
+      alias: name of the column of forecasts.
+      level: widths of intervals in percent, one or several; None for none.
+      quantiles: probabilities, one or several; None for none.
+
+    Raises:
+      ValueError: if one is not a number, out of range, or given twice.
+
+    Example:
+      >>> level_columns("lstmx", 80, [0.5])
+      {'lstmx-lo-80': 0.1, 'lstmx-hi-80': 0.9, 'lstmx_ql0.5': 0.5}
+    """
+    widths = _several("level", level, 100, "percent, such as 80 or [80, 95]")
+    columns = interval_columns(alias, widths)
+    probabilities = _several("quantiles", quantiles, 1, "probabilities, such as [0.1, 0.9]")
+    return columns | {f"{alias}_ql{probability:g}": probability for probability in probabilities}
+
+
+def require_levels(levels: Sequence[float], head: str, calibrated: bool) -> None:
+    """Raises ValueError if a head does not have such quantiles and no calibration stands in for it."""
+    if calibrated:
+        return
+    # The median is what minimizes the absolute error.
+    if head in POINTS and {*levels} - ({0.5} if head == "mae" else {*()}):
+        raise ValueError(
+            f"head={head!r} forecasts points: for intervals pass calibration_windows to fit, or use another "
+            "head"
+        )
+    if head == "quantiles":
+        for level in levels:
+            if not LEVELS[0] <= level <= LEVELS[-1]:
+                raise ValueError(
+                    f"head='quantiles' has quantiles from {LEVELS[0]} to {LEVELS[-1]}, not {level:g}: pass "
+                    "calibration_windows to fit, or use another head"
+                )
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """An integer of Python or NumPy as one of Python; ValueError if it is none, or below `least`.
+
+    Example:
+      >>> integer("h", np.int64(3), 1)
+      3
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def require_val_size(val_size: Any, h: int) -> int:
+    """The checked `val_size`: 0 or at least `h`."""
+    val_size = integer("val_size", val_size, 0)
+    if 0 < val_size < h:
+        raise ValueError(f"val_size must be 0 or at least h, which is {h}, got {val_size}")
+    return val_size
+
+
+def switch(name: str, value: Any) -> bool:
+    """A boolean of Python or NumPy as one of Python; ValueError if it is none."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _integer(least: int) -> Callable[[str, Any], int]:
+    return lambda name, value: integer(name, value, least)
+
+
+def _number(fits: Callable[[float], bool], rule: str) -> Callable[[str, Any], float]:
+    def checked(name, value):
+        if not _is_number(value) or not fits(value):
+            raise ValueError(f"{name} must be {rule}, got {value!r}")
+        return float(value)
+
+    return checked
+
+
+def _choice(*choices: str) -> Callable[[str, Any], str]:
+    def checked(name, value):
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        return str(value)
+
+    return checked
+
+
+def _columns(name: str, value: Any) -> tuple[str, ...]:
+    """Names of columns; one of them may be given without a list."""
+    names = (value,) if isinstance(value, str) else _items(value)
+    if names is None or not all(isinstance(column, str) for column in names):
+        raise ValueError(f"{name} must be a list of names of columns, got {value!r}")
+    if len({*names}) < len(names):
+        raise ValueError(f"{name} must not name a column twice, got {value!r}")
+    return tuple(str(column) for column in names)
+
+
+def _lags(name: str, value: Any) -> tuple[int, ...]:
+    lags = _items(value)
+    if lags is None:
+        raise ValueError(f"{name} must be a list of integers, got {value!r}")
+    return tuple(integer(name, lag, 2) for lag in lags)
+
+
+def _season(name: str, value: Any) -> int:
+    season = integer(name, value, 0)
+    if season == 1:
+        raise ValueError(f"{name} must be 0 or at least 2, got 1")
+    return season
+
+
+def _seed(name: str, value: Any) -> int:
+    seed = integer(name, value, 0)
+    if seed >= 2**63:
+        raise ValueError(f"{name} must be below 2**63, got {value!r}")
+    return seed
+
+
+def _alias(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be the name of a column, got {value!r}")
+    return str(value)
+
+
+_share = _number(lambda share: 0 <= share < 1, "in [0, 1)")
+_RULES = {
+    "h": _integer(1),
+    "head": _choice(*HEADS),
+    "decoder": _choice("direct", "recurrent"),
+    "cell": _choice(*CELLS),
+    "encoder_hidden_size": _integer(1),
+    "encoder_n_layers": _integer(1),
+    "patch_size": _integer(1),
+    "linear": switch,
+    "lags": _lags,
+    "scaler_type": _choice(*SCALINGS),
+    "log": switch,
+    "season_length": _season,
+    "shrinkage": _share,
+    "dropout_rate": _share,
+    "know_series": switch,
+    "hist_exog_list": _columns,
+    "futr_exog_list": _columns,
+    "stat_exog_list": _columns,
+    "members": _integer(1),
+    "max_steps": _integer(1),
+    "learning_rate": _number(lambda rate: 0 < rate < math.inf, "a finite number above 0"),
+    "batch_size": _integer(1),
+    "start_padding": switch,
+    "val_check_steps": _integer(1),
+    "random_seed": _seed,
+    "alias": _alias,
+    "quiet": switch,
+}
+
+
+def _require_compatible(recipe: Recipe) -> None:
+    if recipe.patch_size > recipe.input_size:
+        raise ValueError(
+            f"patch_size must be at most input_size, which is {recipe.input_size}, got {recipe.patch_size}"
+        )
+    if len({*recipe.lags}) < len(recipe.lags) or max(recipe.lags, default=0) > recipe.input_size:
+        raise ValueError(
+            f"lags must be different integers from 2 to input_size, which is {recipe.input_size}, got "
+            f"{recipe.lags}"
+        )
+    if recipe.decoder == "recurrent":
+        for name, value in (
+            ("patch_size", recipe.patch_size > 1),
+            ("hist_exog_list", recipe.hist_exog_list),
+            ("shrinkage", recipe.shrinkage),
+        ):
+            if value:
+                raise ValueError(f"{name} requires decoder='direct', got decoder='recurrent'")
+    elif recipe.lags:
+        raise ValueError("lags require decoder='recurrent', got decoder='direct'")
+    for name in recipe.hist_exog_list:
+        if name in recipe.futr_exog_list:
+            raise ValueError(f"hist_exog_list and futr_exog_list must not share a column, got {name!r} twice")
+    if not head_named(recipe.head).location_scale:
+        if recipe.log:
+            raise ValueError(f"log requires a head of real values, got head={recipe.head!r} of counts")
+        if recipe.shrinkage:
+            raise ValueError(f"shrinkage requires a head of real values, got head={recipe.head!r} of counts")
+
+
+def _several(name: str, value: Any, end: float, meaning: str) -> list[float]:
+    """Numbers between 0 and `end`, given as one or several."""
+    if value is None:
+        return []
+    items = [value] if _is_number(value) else _items(value)
+    if items is None or not all(_is_number(item) for item in items):
+        raise ValueError(f"{name} must be numbers between 0 and {end}: {meaning}; got {value!r}")
+    for item in items:
+        if not 0 < item < end:
+            raise ValueError(f"{name} must lie between 0 and {end}, got {item:g}")
+    if len({f"{item:g}" for item in items}) < len(items):
+        raise ValueError(f"{name} must be different numbers, got {value!r}")
+    return [float(item) for item in items]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _items(value: Any) -> tuple | None:
+    """The items of a list, tuple, range, array or the like; None if it is none of these."""
+    if isinstance(value, str | bytes) or not (isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1):
+        return None
+    return tuple(value)
