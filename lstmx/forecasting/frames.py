@@ -43,7 +43,7 @@ class FramePanel:
       ids: what the series are called, strings or integers, sorted.
       starts: times of the first steps, datetime64 or int64 [N]. With a zone they are in UTC for steps shorter
         than a day, else what the clock on the wall shows.
-      freq: a pandas offset alias, or the step of integer times.
+      freq: as of `checked_freq`: an alias, an offset, or the step of integer times.
       zone: time zone of the times; None for none.
       columns: names of the columns of ids, times and targets.
       historic, future, static: names of the covariates; `"name=category"` for a category.
@@ -55,7 +55,7 @@ class FramePanel:
     panel: Panel
     ids: tuple[str, ...] | tuple[int, ...] = dataclasses.field(repr=False)
     starts: np.ndarray = dataclasses.field(repr=False)
-    freq: str | int
+    freq: Any
     zone: Any
     columns: tuple[str, str, str]
     historic: tuple[str, ...]
@@ -69,7 +69,7 @@ class FramePanel:
 def read_frame(
     df: Any,
     *,
-    freq: str | int | None = None,
+    freq: Any = None,
     id_col: str = "unique_id",
     time_col: str = "ds",
     target_col: str = "y",
@@ -84,8 +84,8 @@ def read_frame(
 
     Args:
       df: a pandas or polars DataFrame; times are dates in one zone or none, ISO 8601 strings or integers.
-      freq: a pandas offset alias, or the step of integer times. If not given it is the most common step, and
-        that must be the same in every series.
+      freq: a pandas offset alias, or an offset with its calendar, holidays or business hours; or the step of
+        integer times. If not given it is the most common step, which must be the same in every series.
       id_col, time_col, target_col: names of the columns; a target may be NaN.
       hist_exog: columns that are known up to now; NaN where missing.
       futr_exog: columns that are known ahead, in every row.
@@ -179,7 +179,8 @@ def with_future(series: FramePanel, futr_df: Any, horizon: int) -> FramePanel:
     Raises:
       ImportError: if pandas is not installed.
       TypeError: if the frame is of another kind.
-      ValueError: if a column, series or time is missing, or a time is there twice or not on the grid.
+      ValueError: if a column, series or time is missing, or a time is there twice or not on the grid; or if
+        there are no covariates that are known ahead, but `futr_df` is given.
 
     Example:
       >>> import pandas as pd
@@ -200,7 +201,9 @@ def with_future(series: FramePanel, futr_df: Any, horizon: int) -> FramePanel:
         return longer
 
     future = longer(panel.future)
-    if series.future and futr_df is not None:
+    if futr_df is not None and not series.future:
+        raise ValueError("futr_df has no effect: the series have no columns that are known ahead")
+    if futr_df is not None:
         numbers, steps, values = _read_future(series, futr_df, lengths)
         future[starts[numbers] + steps] = values
     lacking = np.flatnonzero(np.isnan(future).any(axis=1))
@@ -322,20 +325,20 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _freq_of(keys: Keys, freq: str | int | None) -> str | int:
+def _freq_of(keys: Keys, freq: Any) -> Any:
     """The frequency, inferred if it is not given, and of the kind of the times."""
     if freq is None:
         return inferred_freq(keys.codes[keys.order], keys.times[keys.order], keys.zone, keys.ids)
     freq = checked_freq(freq)
-    if isinstance(freq, str) != (keys.times.dtype.kind == "M"):
+    if isinstance(freq, int) == (keys.times.dtype.kind == "M"):
         raise ValueError(
-            f"freq must be an alias for dates and an integer for integers, got {freq!r}, and times of "
-            f"{keys.times.dtype}"
+            "freq must be an alias or offset for dates and an integer for integers, "
+            f"got {freq!r}, and times of {keys.times.dtype}"
         )
     return freq
 
 
-def _on_grid(keys: Keys, clock: np.ndarray, starts: np.ndarray, freq: str | int, name: str) -> np.ndarray:
+def _on_grid(keys: Keys, clock: np.ndarray, starts: np.ndarray, freq: Any, name: str) -> np.ndarray:
     """The steps of rows in their order, int64; ValueError if one is on none, or not after the one before."""
     codes, order = keys.codes[keys.order], keys.order
     steps, fits = steps_of(clock, starts, freq)
@@ -348,7 +351,7 @@ def _on_grid(keys: Keys, clock: np.ndarray, starts: np.ndarray, freq: str | int,
     return steps
 
 
-def _require_no_gaps(strides: np.ndarray, keys: Keys, freq: str | int, why: str) -> None:
+def _require_no_gaps(strides: np.ndarray, keys: Keys, freq: Any, why: str) -> None:
     for at in np.flatnonzero(strides > 1)[:1]:
         total = (strides[strides > 1] - 1).sum()
         raise ValueError(
@@ -357,7 +360,7 @@ def _require_no_gaps(strides: np.ndarray, keys: Keys, freq: str | int, why: str)
         )
 
 
-def _require_steady(strides: np.ndarray, keys: Keys, freq: str | int) -> None:
+def _require_steady(strides: np.ndarray, keys: Keys, freq: Any) -> None:
     """Raises ValueError if a series has many equal steps in a row that are longer than the others."""
     ends = np.append(np.flatnonzero(np.diff(strides)), len(strides) - 1)
     runs = np.diff(ends, prepend=-1)

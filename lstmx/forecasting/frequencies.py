@@ -7,12 +7,12 @@ length. Days and longer ones are counted by the clock of the time zone, so that 
 the grid counts by is called the clock here.
 """
 
-import warnings
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from lstmx.forecasting.offsets import checked_freq, keeps_days, require_pandas
 
 _DAY = np.timedelta64(1, "D")
 _NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
@@ -20,47 +20,7 @@ _NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", 
 _MONTHS = (("MS", "QS", "YS"), ("ME", "QE", "YE"), ("BMS", "BQS", "BYS"), ("BME", "BQE", "BYE"))
 
 
-def require_pandas() -> ModuleType:
-    """Returns pandas.
-
-    Raises:
-      ImportError: if it is not installed; says what installs it.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("data frames need pandas: pip install 'lstmx[forecast]'") from error
-    return pandas
-
-
-def checked_freq(freq: str | int) -> str | int:
-    """Returns a frequency as pandas spells it in full; integers as they are.
-
-    Raises:
-      ValueError: if it is neither a pandas offset alias nor an integer, or below 1.
-
-    Example:
-      >>> checked_freq("W"), checked_freq("1h30min"), checked_freq(2)
-      ('W-SUN', '90min', 2)
-    """
-    if isinstance(freq, (int, np.integer)) and not isinstance(freq, bool):
-        if freq < 1:
-            raise ValueError(f"freq must be at least 1, got {freq}")
-        return int(freq)
-    pd = require_pandas()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # of pandas 2, where pandas 3 has an error
-            offset = pd.tseries.frequencies.to_offset(str(getattr(freq, "freqstr", freq)))
-    except (ValueError, FutureWarning) as error:
-        rule = "a pandas offset alias such as 'h', 'D', 'W-SUN', 'MS' or 'QS', or the step of integer times"
-        raise ValueError(f"freq must be {rule}, got {freq!r}") from error
-    if offset.n < 1 or isinstance(offset, pd.offsets.BusinessHour):
-        raise ValueError(f"freq must go forward by a time or by days, got {freq!r}")
-    return offset.freqstr
-
-
-def clock_of(times: np.ndarray, zone: Any, freq: str | int) -> np.ndarray:
+def clock_of(times: np.ndarray, zone: Any, freq: Any) -> np.ndarray:
     """What the grid counts by: `times`, or the time on the wall for days and longer steps in a zone."""
     if zone is None or _length(freq) is not None:
         return times
@@ -68,7 +28,7 @@ def clock_of(times: np.ndarray, zone: Any, freq: str | int) -> np.ndarray:
     return index.tz_localize("UTC").tz_convert(zone).tz_localize(None).to_numpy()
 
 
-def steps_of(clock: np.ndarray, starts: np.ndarray, freq: str | int) -> tuple[np.ndarray, np.ndarray]:
+def steps_of(clock: np.ndarray, starts: np.ndarray, freq: Any) -> tuple[np.ndarray, np.ndarray]:
     """Which steps of their grids times are.
 
     Args:
@@ -92,6 +52,8 @@ def steps_of(clock: np.ndarray, starts: np.ndarray, freq: str | int) -> tuple[np
         steps = (clock - starts) // length
         return steps, clock - starts == steps * length
     offset = require_pandas().tseries.frequencies.to_offset(freq)
+    if not keeps_days(offset):
+        return _steps_on_chains(clock, starts, offset)
     days, first = clock.astype("datetime64[D]"), starts.astype("datetime64[D]")
     axis = _axis(offset.base, min(days.min(), first.min()), end=max(days.max(), first.max()))
     at, at_first = axis.get_indexer(days), axis.get_indexer(first)
@@ -99,7 +61,7 @@ def steps_of(clock: np.ndarray, starts: np.ndarray, freq: str | int) -> tuple[np
     return (at - at_first) // offset.n, fits
 
 
-def times_at(starts: np.ndarray, steps: np.ndarray, freq: str | int, zone: Any) -> Any:
+def times_at(starts: np.ndarray, steps: np.ndarray, freq: Any, zone: Any) -> Any:
     """The times of steps, as they are in their time zone.
 
     Args:
@@ -120,11 +82,7 @@ def times_at(starts: np.ndarray, steps: np.ndarray, freq: str | int, zone: Any) 
     if length is not None or len(starts) == 0:
         index = pd.Index(starts + steps * length if len(starts) else starts)
     else:
-        offset = pd.tseries.frequencies.to_offset(freq)
-        first = starts.astype("datetime64[D]")
-        at = _axis(offset.base, first.min(), end=first.max()).get_indexer(first) + steps * offset.n
-        days = _axis(offset.base, first.min(), periods=at.max() + 1).to_numpy()[at]
-        index = pd.Index((days.astype("datetime64[D]") + (starts - first)).astype(starts.dtype))
+        index = pd.Index(_times_at(starts, steps, pd.tseries.frequencies.to_offset(freq)))
     if zone is None:
         return index
     if length is not None:
@@ -198,7 +156,7 @@ def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Seque
     return checked_freq(f"{step}D")
 
 
-def _length(freq: str | int) -> int | np.timedelta64 | None:
+def _length(freq: Any) -> int | np.timedelta64 | None:
     """How long every step is; None on the calendar, where days and months differ in length."""
     if isinstance(freq, int):
         return freq
@@ -207,6 +165,46 @@ def _length(freq: str | int) -> int | np.timedelta64 | None:
     # A day is of a fixed length for pandas before 3.
     fixed = isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day)
     return pd.Timedelta(offset).to_timedelta64() if fixed else None
+
+
+def _times_at(starts: np.ndarray, steps: np.ndarray, offset: Any) -> np.ndarray:
+    if keeps_days(offset):
+        first = starts.astype("datetime64[D]")
+        at = _axis(offset.base, first.min(), end=first.max()).get_indexer(first) + steps * offset.n
+        days = _axis(offset.base, first.min(), periods=at.max() + 1).to_numpy()[at]
+        return (days.astype("datetime64[D]") + (starts - first)).astype(starts.dtype)
+    times = np.full(len(starts), np.datetime64("NaT"), starts.dtype)
+    for axis, rows in _chains(offset, starts, starts.max()):
+        at = axis.get_indexer(starts[rows]) + steps[rows]
+        times[rows] = _axis(offset, axis[0], periods=at.max() + 1).to_numpy()[at]
+    return times
+
+
+def _steps_on_chains(clock: np.ndarray, starts: np.ndarray, offset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`steps_of` for an offset whose times depend on where it starts; all before the start are step -1."""
+    steps = np.full(len(clock), -1)
+    fits = clock < starts
+    for axis, rows in _chains(offset, starts, max(clock.max(), starts.max())):
+        at, first = axis.get_indexer(clock[rows]), axis.get_indexer(starts[rows])
+        later = clock[rows] >= starts[rows]
+        steps[rows] = np.where(later, at - first, -1)
+        fits[rows] = (at >= 0) | ~later
+    return steps, fits
+
+
+def _chains(offset: Any, starts: np.ndarray, end: np.datetime64) -> Iterator[tuple[Any, np.ndarray]]:
+    """The times that an offset leads to from the first start; from the first that is not among these; etc.
+
+    Yields:
+      (times as far as `end`, bool [R]: the starts among them). Starts that the offset skips are in none.
+    """
+    left = np.unique(starts)
+    while len(left):
+        axis = _axis(offset, left[0], end=end)
+        among = axis.get_indexer(left) >= 0
+        if among.any():
+            yield axis, np.isin(starts, left[among])
+        left = left[~among][0 if among[0] else 1 :]
 
 
 def _axis(offset: Any, start: np.datetime64, **end) -> Any:

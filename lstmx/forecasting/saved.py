@@ -21,7 +21,7 @@ import lstmx
 from lstmx.data import Panel
 from lstmx.forecasting.columns import frame_of, kind_of
 from lstmx.forecasting.frames import FramePanel, times_of
-from lstmx.forecasting.frequencies import require_pandas
+from lstmx.forecasting.offsets import freq_from_json, freq_to_json, require_pandas
 from lstmx.training.files import write_atomically
 
 _FORMAT = 2
@@ -69,8 +69,10 @@ def write(folder: Path, described: Mapping[str, Any], params: Any, series: Frame
         files[_SERIES] = _write_arrays(folder, _SERIES, {"begin": series.starts, **arrays})
         zone = None if series.zone is None else str(series.zone)
         kept = {name: getattr(series, name) for name in _PLAIN} | {"zone": zone}
+        kept["freq"] = freq_to_json(series.freq)
         kept["kind"] = kind_of(series.like, "df")
     about = {"format": _FORMAT, "lstmx": lstmx.__version__, "sha256": _BLANK, "files": files}
+    described = {**described, "freq": freq_to_json(described["freq"])}
     text = json.dumps({**about, **described, "series": kept}, indent=2)
     write_atomically(folder / _DESCRIBED, text.replace(_BLANK, _sha256(text.encode()), 1))
     # Files of the forecaster before this one, and of saves that were interrupted.
@@ -115,6 +117,7 @@ def read(folder: Path) -> Saved:
         else:
             files = described["files"]
         kept = described.get("series")
+        described["freq"] = freq_from_json(described["freq"])
         parts = [files[name] for name in (_WEIGHTS, *((_SERIES,) if kept is not None else ()))]
     weights, *arrays = (_read_arrays(folder, part) for part in parts)
     with damage_of(folder):
@@ -174,7 +177,7 @@ def _series(arrays: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> FrameP
     names = {name: tuple(kept[name]) for name in ("ids", "columns", "historic", "future", "static")}
     categories = {name: tuple(values) for name, values in kept["categories"].items()}
     series = FramePanel(
-        panel=panel, starts=begin, zone=zone, freq=kept["freq"], filled=kept["filled"],
+        panel=panel, starts=begin, zone=zone, freq=freq_from_json(kept["freq"]), filled=kept["filled"],
         categories=categories, like=None, **names,
     )  # fmt: skip
     id_col, time_col, _ = series.columns
