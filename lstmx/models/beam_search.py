@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lstmx.cells.base import PyTree
+from lstmx.cells.base import PyTree, require_sizes
 
 Step = Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]
 
@@ -100,9 +100,7 @@ def beam_search(
       >>> beams.tokens[0, 0].tolist(), int(beams.lengths[0, 0])
       ([1, 2, 3, 0, 0, 0], 3)
     """
-    for name, value in {"batch_size": batch_size, "beam_size": beam_size, "max_length": max_length}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    require_sizes(batch_size=batch_size, beam_size=beam_size, max_length=max_length)
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")
 

@@ -10,6 +10,7 @@ import lstmx
 import lstmx.nnx
 from lstmx.cells.base import require_sizes
 from lstmx.models.arguments import make_cell, noise_options, require_choice
+from lstmx.regularizers import require_rate
 
 POOLINGS = ("last", "max", "mean", "attention")
 
@@ -44,7 +45,7 @@ class SequenceClassifier(nnx.Module):
       rngs: `params` and, for calls without `rngs`, `dropout`.
 
     Raises:
-      ValueError: if a size is below 1, the pooling or the cell is unknown, there are fewer than 2 classes, or
+      ValueError: if a size or a rate is out of range, a name is unknown, there are fewer than 2 classes, or
         words would be predicted by a layer that has already read them.
 
     Source: the maximum over a bidirectional LSTM: Conneau et al. 2017; attention: Yang et al. 2016; training
@@ -87,6 +88,10 @@ class SequenceClassifier(nnx.Module):
             hidden_size=hidden_size,
             num_layers=num_layers,
         )
+        require_rate("embedding_dropout_rate", embedding_dropout_rate)
+        require_rate("word_dropout_rate", word_dropout_rate)
+        if unknown is not None and not 0 <= unknown < vocabulary_size:
+            raise ValueError(f"unknown must be a token in 0..{vocabulary_size - 1}, got {unknown}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if predicts_words and bidirectional and num_layers > 1:

@@ -191,6 +191,10 @@ def test_saliency_is_complete_and_zero_at_padding():
     [
         ({"pooling": "sum"}, "pooling must be one of last, max, mean, attention, got 'sum'"),
         ({"cell": "lstn"}, "cell must be one of lstm, gru, elman, got 'lstn'"),
+        ({"word_dropout_rate": 1.5}, r"word_dropout_rate must lie in \[0, 1\), got 1.5"),
+        ({"embedding_dropout_rate": -0.1}, r"embedding_dropout_rate must lie in \[0, 1\), got -0.1"),
+        ({"unknown": 11}, r"unknown must be a token in 0\.\.10, got 11"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
     ],
 )
 def test_wrong_options_are_named(options, message):
@@ -220,7 +224,7 @@ def test_neighbours_are_predicted_from_what_was_read_before_them(bidirectional):
         tokens = TOKENS[0].copy()
         tokens[at] = (tokens[at] + 1) % 11
         changed = (predictions(tokens) != before).any(axis=-1)
-        # Row 0 foretells tokens 1 to 5 from those before, row 1 tokens 0 to 4 from those after.
+        # Row 0 predicts tokens 1 to 5 from those before, row 1 tokens 0 to 4 from those after.
         assert (
             changed.tolist() == [[i >= at for i in range(5)], [i < at for i in range(5)]][: 1 + bidirectional]
         )
