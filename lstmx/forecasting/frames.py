@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lstmx.data.series import Panel
+from lstmx.forecasting.closed_times import warn_of_closed_times
 from lstmx.forecasting.columns import (
     Keys,
     column_of,
@@ -128,6 +129,8 @@ def read_frame(
     if future or gaps == "refuse":
         why = f"{', '.join(future)} must be known at every step" if future else "gaps='refuse'"
         _require_no_gaps(strides, keys, freq, why)
+    if len(strides) and strides.max() > 1:
+        warn_of_closed_times(clock_of(keys.times, keys.zone, "D"), freq, stacklevel=2)
     starts = np.append(0, np.cumsum(steps[np.append(firsts[1:], len(codes)) - 1] + 1))
 
     def laid_out(names, **rules):
