@@ -1,4 +1,4 @@
-"""Forecasting: data frames in, forecasts out; and the task of training that is beneath."""
+"""Forecasting: data frames in, data frames of forecasts out, and the training task behind it."""
 
 from lstmx.forecasting.arguments import LEVELS
 from lstmx.forecasting.forecaster import LSTMForecaster

@@ -1,4 +1,4 @@
-"""Arguments of the forecaster: what each may be, checked under the names that its user writes."""
+"""Checks of the forecaster's arguments, with messages that use their names."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ import numpy as np
 
 from lstmx.forecasting.frames import interval_columns
 from lstmx.models import head_named
+from lstmx.models.arguments import require_choice
 from lstmx.models.forecaster_parts import CELLS
 from lstmx.models.instance_scaling import SCALINGS
 
@@ -22,8 +23,8 @@ POINTS = ("mae", "mse")
 class Recipe:
     """How a forecaster reads its frames, and how its network is built and trained.
 
-    The attributes are the arguments of `LSTMForecaster` of the same names, checked, with integers of Python,
-    and tuples for lists.
+    The attributes are the arguments of `LSTMForecaster` of the same names, checked, as Python numbers and
+    tuples.
     """
 
     h: int
@@ -56,7 +57,7 @@ class Recipe:
     quiet: bool
 
 
-# What may change from a fit to one that starts from its parameters.
+# Arguments that may differ between a fit and a warm start from it.
 _FREE = (
     "shrinkage",
     "dropout_rate",
@@ -89,7 +90,7 @@ def checked(given: Mapping[str, Any]) -> Recipe:
 
 
 def require_same_network(fitted: Recipe, now: Recipe) -> None:
-    """Raises ValueError if the parameters of one recipe do not serve another."""
+    """Raises ValueError unless both recipes define the same network and inputs."""
     for name in (field.name for field in dataclasses.fields(Recipe) if field.name not in _FREE):
         before, after = getattr(fitted, name), getattr(now, name)
         if before != after:
@@ -118,10 +119,10 @@ def level_columns(alias: str, level: Any, quantiles: Any) -> dict[str, float]:
 
 
 def require_levels(levels: Sequence[float], head: str, calibrated: bool) -> None:
-    """Raises ValueError if a head does not have such quantiles and no calibration stands in for it."""
+    """Raises ValueError if a head without calibration does not have the quantiles of such levels."""
     if calibrated:
         return
-    # The median is what minimizes the absolute error.
+    # The absolute error is minimized by the median.
     if head in POINTS and {*levels} - ({0.5} if head == "mae" else {*()}):
         raise ValueError(
             f"head={head!r} forecasts points: for intervals pass calibration_windows to fit, or use another "
@@ -137,7 +138,7 @@ def require_levels(levels: Sequence[float], head: str, calibrated: bool) -> None
 
 
 def integer(name: str, value: Any, least: int) -> int:
-    """An integer of Python or NumPy as one of Python; ValueError if it is none, or below `least`.
+    """A Python or NumPy integer as a Python one; ValueError for anything else, or below `least`.
 
     Example:
       >>> integer("h", np.int64(3), 1)
@@ -158,7 +159,7 @@ def require_val_size(val_size: Any, h: int) -> int:
 
 
 def switch(name: str, value: Any) -> bool:
-    """A boolean of Python or NumPy as one of Python; ValueError if it is none."""
+    """A Python or NumPy boolean as a Python one; ValueError for anything else."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
@@ -179,18 +180,17 @@ def _number(fits: Callable[[float], bool], rule: str) -> Callable[[str, Any], fl
 
 def _choice(*choices: str) -> Callable[[str, Any], str]:
     def checked(name, value):
-        if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        require_choice(name, value, choices)
         return str(value)
 
     return checked
 
 
 def _columns(name: str, value: Any) -> tuple[str, ...]:
-    """Names of columns; one of them may be given without a list."""
+    """Names of columns; a string is one name."""
     names = (value,) if isinstance(value, str) else _items(value)
     if names is None or not all(isinstance(column, str) for column in names):
-        raise ValueError(f"{name} must be a list of names of columns, got {value!r}")
+        raise ValueError(f"{name} must be a list of column names, got {value!r}")
     if len({*names}) < len(names):
         raise ValueError(f"{name} must not name a column twice, got {value!r}")
     return tuple(str(column) for column in names)
@@ -286,7 +286,7 @@ def _require_compatible(recipe: Recipe) -> None:
 
 
 def _several(name: str, value: Any, end: float, meaning: str) -> list[float]:
-    """Numbers between 0 and `end`, given as one or several."""
+    """One number or several, between 0 and `end`, as a list."""
     if value is None:
         return []
     items = [value] if _is_number(value) else _items(value)

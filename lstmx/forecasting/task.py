@@ -1,4 +1,4 @@
-"""Forecasting as a task of the training loop.
+"""Forecasting as a task for the training loop.
 
 Axes: M windows, B batch, L steps of history, H steps of the horizon, D targets, Q quantiles.
 """
@@ -13,19 +13,20 @@ import numpy as np
 from flax import nnx
 
 from lstmx.data import SeriesWindows, WindowBatches, Windows
+from lstmx.forecasting.arguments import integer
 from lstmx.models import DirectForecaster, ForecastHead, RecurrentForecaster
 from lstmx.training import ModuleTask
 
-# Windows that are forecast at once, and paths of a step-by-step model.
-_TOGETHER = 512
+# Windows per batch of forecasts, or paths per batch of a step-by-step model.
+_BATCH = 512
 
 
 class Forecasts(NamedTuple):
-    """What a model says of some windows, in the units of the panel.
+    """Forecasts of windows, in the units of the panel.
 
     Attributes:
-      mean: float32 [M, H, D]; the median if only that is known.
-      quantiles: float32 [M, H, D, Q], of the levels that were asked for.
+      mean: float32 [M, H, D]; the median if the head has no mean.
+      quantiles: float32 [M, H, D, Q], at the requested levels.
     """
 
     mean: np.ndarray
@@ -33,21 +34,24 @@ class Forecasts(NamedTuple):
 
 
 class ForecastTask(ModuleTask):
-    """The task (see `lstmx.training.Task`), and forecasts by its model.
+    """A forecasting model as an `lstmx.training.Task`, with its forecasts.
 
     Args:
-      windows: the series, and what is read and forecast of them.
-      splits: the windows of each split, `(series, cutoffs)`; "train" to be trained on.
-      make_model: makes the model with the random numbers it is given.
+      windows: the series, with the lengths of history and horizon.
+      splits: the windows `(series, cutoffs)` of each split; those of "train" are trained on.
+      make_model: builds the model from random streams.
       batch_size: windows per training step.
-      seed: of the order of the windows, and of paths.
-      loss_units: whether errors count in the units of the `"window"`, so that large series do not drown
-        small ones, or in those of the `"panel"`. Counts have only their own.
-      paths: how many paths a `RecurrentForecaster` draws for each window.
-      members: how many networks are trained side by side, which begin differently. Their distributions are
-        averaged, parameter by parameter, and their paths put together.
+      seed: seed of the order of the windows, and of sampled paths.
+      loss_units: whether the loss is in the units of the normalized `"window"`, so that large series do not
+        dominate, or in those of the `"panel"`. For counts it is always in those of the panel.
+      paths: number of paths that a `RecurrentForecaster` samples for each window.
+      members: number of networks trained side by side from different initial parameters. The parameters of
+        their distributions are averaged, and their paths pooled.
 
-    Source: averages of networks that begin differently: Lakshminarayanan, Pritzel & Blundell 2017.
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Source: ensembles of networks: Lakshminarayanan, Pritzel & Blundell 2017.
 
     Example:
       >>> import numpy as np
@@ -85,11 +89,10 @@ class ForecastTask(ModuleTask):
     ):
         if loss_units not in ("window", "panel"):
             raise ValueError(f"loss_units must be window or panel, got {loss_units!r}")
-        if members < 1:
-            raise ValueError(f"members must be at least 1, got {members}")
         self.windows, self.windows_of, self.splits = windows, dict(splits), tuple(splits)
         self._make_model, self._loss_units = make_model, loss_units
-        self._seed, self._paths, self._members = seed, paths, members
+        self._seed = seed
+        self._paths, self._members = integer("paths", paths, 1), integer("members", members, 1)
         self.units_per_step = batch_size
         if "train" in splits:
             self.batches = WindowBatches(windows, *splits["train"], batch_size=batch_size, seed=seed)
@@ -101,15 +104,15 @@ class ForecastTask(ModuleTask):
         return self._make_model(nnx.Rngs(params=key))
 
     def init(self, key):
-        """Parameters, of several members with a leading axis; nothing is carried from batch to batch."""
+        """Parameters, with a leading axis for several members; nothing is carried from batch to batch."""
         return initial_params(self._make_model, key, self._members), ()
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Windows, as of `lstmx.data.SeriesWindows.batch`."""
+        """A batch of windows, see `lstmx.data.SeriesWindows.batch`."""
         return self.batches[step]
 
     def loss(self, params, carry, batch, key):
-        """The head's loss, averaged over the values that exist, and over the members."""
+        """The head's loss, averaged over the existing values and the members."""
 
         def of_one(model, key):
             options = {"deterministic": False, "rngs": nnx.Rngs(dropout=key)}
@@ -119,14 +122,14 @@ class ForecastTask(ModuleTask):
         return self._each(of_one, params, key).mean(), (carry, {})
 
     def _each(self, function, params, key):
-        """What `function(model, key)` gives of each member, with a leading axis."""
+        """`function(model, key)` of each member, stacked along a leading axis."""
         if self._members == 1:
             return jax.tree.map(lambda leaf: leaf[None], function(self.model(params), key))
         keys = jax.random.split(key, self._members)
         return jax.vmap(lambda params, key: function(self.model(params), key))(params, keys)
 
     def _losses(self, model, batch, **options):
-        """Losses, where there are any, and the distributions that they are of, in the units of the panel."""
+        """Losses, which of them exist, and the distributions, in the units of the panel."""
         target, exists = batch["target"], batch["target_exists"]
         if isinstance(model, RecurrentForecaster):
             raw, loc, scale = model.raw(
@@ -135,7 +138,7 @@ class ForecastTask(ModuleTask):
             steps = slice(-raw.shape[1], None)
             target = jnp.concatenate([batch["history"], target], axis=1)[:, steps]
             known = jnp.concatenate([batch["history_exists"], exists], axis=1)
-            # The first value of a series follows from nothing.
+            # The first value of a series has no history to be forecast from.
             exists = (known[:, 1:] & (jnp.cumsum(known, axis=1)[:, :-1] > 0))[:, steps]
         else:
             raw, loc, scale = model.raw(
@@ -149,31 +152,31 @@ class ForecastTask(ModuleTask):
         return losses, exists, distribution
 
     def evaluate(self, params, split: str) -> dict[str, float]:
-        """The loss, and for a `DirectForecaster` mean squared and absolute errors, over a whole split.
+        """The loss, and for a `DirectForecaster` the mean squared and absolute errors, over a whole split.
 
-        Errors are of the averaged forecasts of all members, the loss is the average of theirs.
+        The errors are those of the averaged forecast, the loss is the average of the members' losses.
         """
         sums, count = {}, 0
         for rows, batch in self._parts(self.windows_of[split]):
-            some = {name: np.asarray(leaf)[:rows] for name, leaf in self._evaluated(params, batch).items()}
-            exists = some.pop("exists")
+            metrics = {name: np.asarray(leaf)[:rows] for name, leaf in self._evaluated(params, batch).items()}
+            exists = metrics.pop("exists")
             count += exists.sum()
-            for name, values in some.items():
+            for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + values.sum(where=exists, dtype=np.float64)
         return {name: float(total / max(count, 1)) for name, total in sums.items()}
 
     @functools.cached_property
     def _evaluated(self):
         def evaluated(params, batch):
-            key = jax.random.key(0)  # Nothing is drawn.
+            key = jax.random.key(0)  # It is not used.
             losses, exists, distribution = self._each(
                 lambda model, key: self._losses(model, batch), params, key
             )
-            found = {"loss": losses.mean(axis=0), "exists": exists[0]}
+            metrics = {"loss": losses.mean(axis=0), "exists": exists[0]}
             if isinstance(self._shapes, DirectForecaster):
                 errors = self.head.mean(_averaged(distribution)) - batch["target"]
-                found |= {"mse": errors**2, "mae": jnp.abs(errors)}
-            return found
+                metrics |= {"mse": errors**2, "mae": jnp.abs(errors)}
+            return metrics
 
         return jax.jit(evaluated)
 
@@ -183,27 +186,29 @@ class ForecastTask(ModuleTask):
         Args:
           params: the parameters.
           windows: (series, cutoffs), int [M] each.
-          levels: probabilities of the quantiles that are wanted.
+          levels: probabilities of quantiles.
 
         Returns:
           The forecasts, in the order of the windows.
         """
         means, quantiles = [], []
         for number, (rows, batch) in enumerate(self._parts(windows)):
-            mean, found = self._forecast_part(params, batch, number, tuple(levels))
+            mean, some = self._forecast_part(params, batch, number, tuple(levels))
             means.append(np.asarray(mean)[:rows])
-            quantiles.append(np.asarray(found, np.float32)[:rows])
+            quantiles.append(np.asarray(some, np.float32)[:rows])
         return Forecasts(np.concatenate(means), np.concatenate(quantiles))
 
     def _forecast_part(self, params, batch, number: int, levels: tuple[float, ...]):
-        said, head = self._said(params, batch, number), self.head
+        predicted, head = self._predicted(params, batch, number), self.head
         if isinstance(self._shapes, RecurrentForecaster):
-            return said.mean(axis=0), np.moveaxis(np.quantile(said, levels, axis=0), 0, -1)
-        mean = head.mean(said)
-        return mean, head.quantiles(said, levels) if levels else np.zeros((*mean.shape, 0))
+            return predicted.mean(axis=0), np.moveaxis(np.quantile(predicted, levels, axis=0), 0, -1)
+        mean = head.mean(predicted)
+        return mean, head.quantiles(predicted, levels) if levels else np.zeros((*mean.shape, 0))
 
     @functools.cached_property
-    def _said(self):
+    def _predicted(self):
+        """Compiled: paths of a step-by-step model, the distribution of a direct one."""
+
         def of_one(model, key, batch):
             history = batch["history"], batch["history_exists"]
             if isinstance(model, RecurrentForecaster):
@@ -211,27 +216,27 @@ class ForecastTask(ModuleTask):
                 return model.paths(key, *history, count=count, **_covariates(batch))
             return model(*history, **_inputs(batch))
 
-        def said(params, batch, number):
+        def predicted(params, batch, number):
             key = jax.random.fold_in(jax.random.key(self._seed), number)
-            found = self._each(lambda model, key: of_one(model, key, batch), params, key)
+            members = self._each(lambda model, key: of_one(model, key, batch), params, key)
             if isinstance(self._shapes, RecurrentForecaster):
-                return found.reshape(-1, *found.shape[2:])
-            return _averaged(found)
+                return members.reshape(-1, *members.shape[2:])
+            return _averaged(members)
 
-        return jax.jit(said)
+        return jax.jit(predicted)
 
     def _parts(self, windows: Windows):
         each = self._paths if isinstance(self._shapes, RecurrentForecaster) else 1
-        return self.windows.parts(windows, max(_TOGETHER // each, 1))
+        return self.windows.parts(windows, max(_BATCH // each, 1))
 
     @functools.cached_property
     def _shapes(self) -> DirectForecaster | RecurrentForecaster:
-        """The model with shapes in place of parameters: what it is, and its head."""
+        """The model, with shapes in place of parameters."""
         return self.model(self.model_shapes)
 
     @property
     def head(self) -> ForecastHead:
-        """What the outputs of the model mean."""
+        """The head of the model."""
         return self._shapes.head
 
     def display(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -239,11 +244,11 @@ class ForecastTask(ModuleTask):
         return {"loss": metrics["loss"]}
 
     def sample(self, params, key) -> str | None:
-        """Nothing: a forecast is a picture."""
+        """None: forecasts are not text."""
         return None
 
     def describe(self) -> str:
-        """The series and the windows of each split."""
+        """The series, and the number of windows of each split."""
         panel, windows = self.windows.panel, self.windows
         sizes = ", ".join(f"{name} {len(series):,}" for name, (series, _) in self.windows_of.items())
         return (
@@ -253,7 +258,7 @@ class ForecastTask(ModuleTask):
 
 
 def initial_params(make_model: Callable[[nnx.Rngs], nnx.Module], key: jax.Array, members: int = 1) -> Any:
-    """The fresh parameters of a model as a dict, of several with a leading axis."""
+    """Initial parameters as a dict, with a leading axis for several members."""
 
     def fresh(key):
         return nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(params=key))))
@@ -262,17 +267,17 @@ def initial_params(make_model: Callable[[nnx.Rngs], nnx.Module], key: jax.Array,
 
 
 def _averaged(distributions: Any) -> Any:
-    """The average over the leading axis of each parameter of distributions."""
+    """Distributions with the average of each parameter over the leading axis."""
     return jax.tree.map(lambda leaf: leaf.mean(axis=0), distributions)
 
 
 def _covariates(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The covariates that a step-by-step model reads, as far as there are any."""
+    """The exogenous variables of a step-by-step model, as far as there are any."""
     given = {name: batch[name] for name in ("future", "static") if batch[name].shape[-1]}
     return {**given, "series": batch["series"]}
 
 
 def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that a model reads that forecasts all steps at once."""
+    """The exogenous variables of a direct model, as far as there are any."""
     given = {"historic": batch["historic"]} if batch["historic"].shape[-1] else {}
     return {**_covariates(batch), **given}

@@ -18,10 +18,10 @@ def test_values_lie_below_quantiles_as_often_as_they_say(windows):
     for _ in range(400):
         width = chance.uniform(0.5, 4, (windows + 50, 3))
         forecast = chance.normal(0, 5, (windows + 50, 3))
-        came = forecast + width * (chance.exponential(2, width.shape) - 0.3)
-        conformal = Conformal.of(came[:windows], forecast[:windows], width[:windows])
+        targets = forecast + width * (chance.exponential(2, width.shape) - 0.3)
+        conformal = Conformal.of(targets[:windows], forecast[:windows], width[:windows])
         found = conformal.quantiles(forecast[windows:], width[windows:], LEVELS)
-        below.append((came[windows:, :, None] < found).mean(axis=0))
+        below.append((targets[windows:, :, None] < found).mean(axis=0))
     shares = np.mean(below, axis=0)
     # The standard error of a share over the draws is below 0.002.
     slack = 0.006
@@ -99,12 +99,12 @@ def test_calibration_that_cannot_be():
 def test_each_step_has_errors_of_its_own_if_there_are_enough():
     chance = np.random.default_rng(0)
     sizes = np.array([1.0, 10.0])
-    came = chance.normal(size=(150, 2)) * sizes
-    came[:40, 1] = np.nan
+    targets = chance.normal(size=(150, 2)) * sizes
+    targets[:40, 1] = np.nan
     nothing, one = np.zeros((150, 2)), np.ones((150, 2))
-    found = Conformal.of(came, nothing, one).quantiles(nothing[:1], one[:1], (0.1, 0.9))[0]
+    found = Conformal.of(targets, nothing, one).quantiles(nothing[:1], one[:1], (0.1, 0.9))[0]
     assert 5 < (found[1, 1] - found[1, 0]) / (found[0, 1] - found[0, 0]) < 20
-    shared = Conformal.of(came[:90], nothing[:90], one[:90])
+    shared = Conformal.of(targets[:90], nothing[:90], one[:90])
     assert shared.errors.shape == (1, 90 + 50)
 
 

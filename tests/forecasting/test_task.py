@@ -1,4 +1,4 @@
-"""The task of forecasting: several networks side by side are as each by itself."""
+"""The forecasting task: several networks side by side give what each gives by itself."""
 
 import operator
 
@@ -56,23 +56,23 @@ def test_forecasts_are_the_average(head):
     for index in range(2):
         expected = np.mean([single[index] for single in singles], axis=0)
         np.testing.assert_allclose(found[index], expected, rtol=1e-4, atol=1e-5)
-    came = np.concatenate(
+    targets = np.concatenate(
         [one.windows.batch(*(part[[row]] for part in split))["target"] for row in range(len(split[0]))]
     )
-    told, alone = (
+    together, singly = (
         several.evaluate(params, "validation"),
         [one.evaluate(m, "validation") for m in apart(params)],
     )
-    np.testing.assert_allclose(told["mse"], np.mean((found.mean - came) ** 2), rtol=1e-4)
-    np.testing.assert_allclose(told["loss"], np.mean([each["loss"] for each in alone]), rtol=1e-4)
-    assert told["mse"] < np.mean([each["mse"] for each in alone])
+    np.testing.assert_allclose(together["mse"], np.mean((found.mean - targets) ** 2), rtol=1e-4)
+    np.testing.assert_allclose(together["loss"], np.mean([each["loss"] for each in singly]), rtol=1e-4)
+    assert together["mse"] < np.mean([each["mse"] for each in singly])
 
 
 def test_paths_of_all_members_are_put_together():
     several, one = task(RecurrentForecaster, 3, paths=7), task(RecurrentForecaster, paths=3)
     params, _ = several.init(jax.random.key(0))
     batch = WINDOWS.batch(*(part[:4] for part in several.windows_of["validation"]))
-    paths = np.asarray(several._said(params, batch, 0))
+    paths = np.asarray(several._predicted(params, batch, 0))
     assert paths.shape == (9, 4, 4, 1)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)
     for number, member in enumerate(apart(params)):
@@ -81,6 +81,8 @@ def test_paths_of_all_members_are_put_together():
         np.testing.assert_allclose(paths[3 * number : 3 * number + 3], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_there_is_at_least_one_member():
-    with pytest.raises(ValueError, match="members must be at least 1, got 0"):
-        task(members=0)
+@pytest.mark.parametrize("name", ["members", "paths"])
+@pytest.mark.parametrize("value", [0, True, 1.5])
+def test_there_is_at_least_one_member_and_path(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
+        task(**{name: value})
