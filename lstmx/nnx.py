@@ -156,6 +156,7 @@ def dropout_key(rngs: nnx.Rngs | nnx.RngStream | None) -> jax.Array:
 
     Raises:
       ValueError: if there is no stream.
+      TypeError: if `rngs` is anything else, such as a key.
 
     Example:
       >>> from flax import nnx
@@ -167,7 +168,14 @@ def dropout_key(rngs: nnx.Rngs | nnx.RngStream | None) -> jax.Array:
         raise ValueError(
             "dropout needs rngs: give a dropout stream to the module or to the call, or call eval()"
         )
-    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()
+    if isinstance(rngs, nnx.Rngs):
+        return rngs.dropout()
+    if not isinstance(rngs, nnx.RngStream):
+        raise TypeError(
+            f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}; "
+            "from a key: nnx.Rngs(dropout=key)"
+        )
+    return rngs()
 
 
 class LSTM(Layer):

@@ -217,6 +217,8 @@ def test_dropout_without_a_stream():
     with pytest.raises(ValueError, match="dropout needs rngs"):
         layer(xs)
     assert layer(xs, rngs=nnx.Rngs(dropout=5))[1].shape == (3, 6, 4)
+    with pytest.raises(TypeError, match=r"rngs must be nnx\.Rngs .*; from a key: nnx\.Rngs\(dropout=key\)"):
+        layer(xs, rngs=jax.random.key(0))
     assert same(layer(xs, deterministic=True), layer(xs, deterministic=True))
 
 

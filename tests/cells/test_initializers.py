@@ -9,6 +9,7 @@ import pytest
 from jax.nn import initializers
 
 import lstmx
+from lstmx.convert import tensors
 from lstmx.scan import _scan
 
 KEY = jax.random.key(0)
@@ -140,6 +141,11 @@ def test_initializers_never_recompile_a_step(dtype):
         return _scan._cache_size()
 
     assert run() == run()
+
+
+def test_converters_ignore_initializers():
+    cell = lstmx.LSTM(H, kernel_init=initializers.normal(), bias_init=initializers.normal())
+    tensors.require_expressible(cell, "a target", {lstmx.LSTM: set()})
 
 
 def test_an_lstm_with_initializers_keeps_its_fast_path():
