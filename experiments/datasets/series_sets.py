@@ -100,6 +100,11 @@ class SeriesSet(NamedTuple):
             .reshape(steps.shape)
         )
 
+    def time_label(self, number: int, step: int) -> str | None:
+        """The time of a step of a series, as text; None if it is not known."""
+        times = self.times(np.array([number]), np.array([[step]]))
+        return None if times is None else str(times[0, 0].astype("datetime64[s]")).removesuffix("T00:00:00")
+
     def cut(self, *, back: int = 0, until: Literal["validation", "test"] = "validation") -> "SeriesSet":
         """The set with other cuts.
 

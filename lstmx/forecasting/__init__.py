@@ -11,7 +11,7 @@ from lstmx.forecasting.frames import (
     with_future,
 )
 from lstmx.forecasting.frequencies import require_pandas
-from lstmx.forecasting.scales import Scales, in_logarithms
+from lstmx.forecasting.scales import Scales, in_logarithms, require_counts
 from lstmx.forecasting.task import Forecasts, ForecastTask
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "in_logarithms",
     "interval_columns",
     "read_frame",
+    "require_counts",
     "require_pandas",
     "times_of",
     "with_future",

@@ -4,6 +4,7 @@ Axes: N series, M windows, H steps of the horizon.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ from flax import nnx
 from lstmx.data import SeriesWindows, Windows
 from lstmx.forecasting.arguments import LEVELS, Recipe
 from lstmx.forecasting.conformal import Conformal, forecast_and_width
-from lstmx.forecasting.frames import FramePanel
-from lstmx.forecasting.scales import Scales, in_logarithms
+from lstmx.forecasting.frames import FramePanel, time_label
+from lstmx.forecasting.scales import Scales, in_logarithms, require_counts
 from lstmx.forecasting.task import Forecasts, ForecastTask, initial_params
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 from lstmx.training import LoopConfig, NonFiniteError, OptimizerConfig, train_in_memory
@@ -111,7 +112,11 @@ def forecasts_of(
 
 def windows_of(recipe: Recipe, series: FramePanel, scales: Scales) -> SeriesWindows:
     """The inputs and targets of the network."""
-    panel = in_logarithms(series.panel, series.ids) if recipe.log else series.panel
+    panel, time_of = series.panel, functools.partial(time_label, series)
+    if recipe.head == "negative_binomial":
+        require_counts(panel, series.ids, time_of)
+    if recipe.log:
+        panel = in_logarithms(panel, series.ids, time_of)
     return SeriesWindows(scales.applied(panel), recipe.input_size, recipe.h)
 
 

@@ -247,6 +247,11 @@ def times_of(series: FramePanel, number: int | np.ndarray, steps: int | np.ndarr
     return times_at(series.starts[number], steps, series.freq, series.zone)
 
 
+def time_label(series: FramePanel, number: int, step: int) -> str:
+    """The time of a step of a series, as short as it can be."""
+    return shown(times_of(series, number, step)[0])
+
+
 def forecast_frame(
     series: FramePanel,
     columns: Mapping[str, np.ndarray],

@@ -1,7 +1,7 @@
-"""Scales for networks: covariates of mean 0 and deviation 1 over what is trained on; logarithms."""
+"""Scales for networks: covariates of mean 0 and deviation 1 over what is trained on; logarithms; counts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,12 +47,16 @@ class Scales(NamedTuple):
         return dataclasses.replace(panel, **scaled)
 
 
-def in_logarithms(panel: Panel, ids: Sequence) -> Panel:
+TimeOf = Callable[[int, int], object]
+
+
+def in_logarithms(panel: Panel, ids: Sequence, time_of: TimeOf | None = None) -> Panel:
     """The panel with the natural logarithms of its targets.
 
     Args:
       panel: the series.
-      ids: what they are called in errors.
+      ids: names of the series, for errors.
+      time_of: gives the time of a step from the numbers of its series and of the step, for errors.
 
     Raises:
       ValueError: if a target is not above 0.
@@ -62,11 +66,37 @@ def in_logarithms(panel: Panel, ids: Sequence) -> Panel:
       >>> in_logarithms(panel, ["a"]).targets.ravel()
       array([0., 1.])
     """
-    wrong = np.flatnonzero((panel.targets <= 0).any(axis=1))
-    if len(wrong):
-        number = int(np.searchsorted(panel.starts, wrong[0], side="right")) - 1
-        raise ValueError(
-            f"only values above 0 have logarithms, got {panel.targets[wrong[0]].min():g} in step "
-            f"{wrong[0] - panel.starts[number]} of series {ids[number]!r}, and {len(wrong) - 1} more"
-        )
+    _refuse(panel.targets <= 0, "only values above 0 have logarithms", panel, ids, time_of)
     return dataclasses.replace(panel, targets=np.log(panel.targets))
+
+
+def require_counts(panel: Panel, ids: Sequence, time_of: TimeOf | None = None) -> None:
+    """Checks that targets can be counts, as the head `"negative_binomial"` requires.
+
+    Args:
+      panel, ids, time_of: as of `in_logarithms`.
+
+    Raises:
+      ValueError: if a target is below 0.
+
+    Example:
+      >>> require_counts(Panel(np.array([0, 2]), np.array([[1.0], [-2.0]])), ["a"])
+      Traceback (most recent call last):
+      ValueError: head="negative_binomial" takes only values from 0 up, got -2 in step 1 of series 'a'
+    """
+    rule = 'head="negative_binomial" takes only values from 0 up'
+    _refuse(panel.targets < 0, rule, panel, ids, time_of)
+
+
+def _refuse(wrong: np.ndarray, rule: str, panel: Panel, ids: Sequence, time_of: TimeOf | None) -> None:
+    """Raises ValueError with the first of some targets, if there are any."""
+    rows, columns = np.nonzero(wrong)
+    if not len(rows):
+        return
+    number = int(np.searchsorted(panel.starts, rows[0], side="right")) - 1
+    step = int(rows[0] - panel.starts[number])
+    time = None if time_of is None else time_of(number, step)
+    time = "" if time is None else f" ({time})"
+    more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
+    value = panel.targets[rows[0], columns[0]]
+    raise ValueError(f"{rule}, got {value:g} in step {step}{time} of series {ids[number]!r}{more}")

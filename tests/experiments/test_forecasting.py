@@ -267,7 +267,16 @@ def test_what_is_seen_in_logarithms_is_scored_in_the_units_of_the_data(tmp_path)
     np.testing.assert_allclose(found["forecast-lo-80"], np.exp(said.quantiles[0, :, 0, 0]), rtol=1e-5)
 
     series.panel.targets[250] = 0
-    with pytest.raises(ValueError, match="above 0 have logarithms, got 0 in step 10 of series 'b'"):
+    message = r"above 0 have logarithms, got 0 in step 10 \(2020-11-01\) of series 'b'"
+    with pytest.raises(ValueError, match=message):
+        Forecasting(config, series)
+
+
+def test_counts_are_not_below_zero():
+    series = waves()
+    series.panel.targets[12] = -3
+    config = dataclasses.replace(configured(), head="negative_binomial")
+    with pytest.raises(ValueError, match=r"from 0 up, got -3 in step 12 .* of series 'a'"):
         Forecasting(config, series)
 
 

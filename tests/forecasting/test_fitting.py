@@ -168,3 +168,17 @@ def test_changes_after_fit_do_not_reach_the_fitted_network(trained):
         pd.testing.assert_frame_equal(trained.predict(futr_df=ahead(frame(), 3)), expected)
     finally:
         trained.h, trained.encoder_hidden_size = 3, 6
+
+
+def test_values_that_the_head_cannot_have_are_refused_before_training():
+    import pandas as pd
+
+    df = pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=30), "y": 5.0})
+    df.loc[7, "y"], df.loc[9, "y"] = -2, 0
+    counts = LSTMForecaster(h=2, head="negative_binomial", decoder="recurrent", max_steps=1)
+    with pytest.raises(ValueError, match=r"0 up, got -2 in step 7 \(2024-01-08\) of series 'a'$"):
+        counts.fit(df)
+    logarithms = LSTMForecaster(h=2, log=True, max_steps=1)
+    with pytest.raises(ValueError, match=r"got -2 in step 7 \(2024-01-08\) of series 'a', and 1 more"):
+        logarithms.fit(df)
+    assert counts.fit(df.assign(y=df["y"].clip(0))).predict()["lstmx"].ge(0).all()

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.datasets.series_files import calendar_features
 from experiments.datasets.series_table import columns_of, read_table
 from experiments.tasks.forecasting.pictures import draw_windows
-from experiments.tasks.forecasting.task import Shape, Units, by_series, make_model, seen
+from experiments.tasks.forecasting.task import Shape, Units, by_series, make_model, network_panel
 from lstmx.data import Panel, SeriesWindows
 from lstmx.forecasting import (
     ForecastTask,
@@ -74,7 +74,7 @@ class RunForecaster:
         if config.model.multivariate:
             _require_together(self.series, kept["ids"])
             self._windows, self._rows = (np.zeros(1, int), ends[:1]), places
-        panel = seen(config, panel, kept["ids"] or ids)
+        panel = network_panel(config, panel, kept["ids"] or ids)
         self.task = ForecastTask(
             SeriesWindows(panel, data.input_size, shape.horizon),
             {},

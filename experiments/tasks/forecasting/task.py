@@ -21,7 +21,7 @@ from experiments.tasks.forecasting.scores import scores, skill, targets_of
 from experiments.tasks.pictures import draw_curves
 from lstmx.cells import base
 from lstmx.data import Panel, SeriesWindows, Windows
-from lstmx.forecasting import LEVELS, Forecasts, ForecastTask, Scales, in_logarithms
+from lstmx.forecasting import LEVELS, Forecasts, ForecastTask, Scales, in_logarithms, require_counts
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 
 
@@ -105,10 +105,22 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
     return DirectForecaster(historic=shape.historic, missing=shape.missing, **own, **common)
 
 
-def seen(config, panel: Panel, ids: Sequence[str]) -> Panel:
-    """What the network of a config sees of a panel that is in the units of scores."""
+def network_panel(config, panel: Panel, ids: Sequence[str], time_of=None) -> Panel:
+    """The inputs and targets of the network of a config, of a panel that is in the units of scores.
+
+    Args:
+        config: the config.
+        panel: the series.
+        ids: their names, for errors.
+        time_of: gives the time of a step from the numbers of its series and of the step, for errors.
+
+    Raises:
+        ValueError: if a value is below 0 and the head is for counts, or not above 0 and logarithms are read.
+    """
+    if config.head == "negative_binomial":
+        require_counts(panel, ids, time_of)
     if config.data.log:
-        panel = in_logarithms(panel, ids)
+        panel = in_logarithms(panel, ids, time_of)
     return panel.together() if config.model.multivariate else panel
 
 
@@ -133,7 +145,7 @@ class Forecasting(ForecastTask):
         every = 1 if series.standardized else horizon
         self.scored_of = splits = splits_of(series, self.scored, data.least_history, every=every)
         self.scales = Scales.of(panel, series.train_stop)
-        panel = seen(config, self.scales.applied(panel), series.ids)
+        panel = network_panel(config, self.scales.applied(panel), series.ids, series.time_label)
         if config.model.multivariate:
             if config.model.know_series:
                 raise ValueError("a multivariate model knows its series: multivariate excludes know_series")
