@@ -11,6 +11,7 @@ known, the gates of many steps are redone by one matmul, without a second loop o
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -178,69 +179,141 @@ def _reverse_in_chunks(cell, options, saved, form, d_final, d_shown):
 
 def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: State, d_shown: PyTree):
     """The reverse pass: gradients of the parameters, of the initial and the fresh state, and of xs."""
-    params, sequence, locked = saved.params, saved.sequence, saved.locked
-    xs = sequence.xs
-    show = _shown(cell, options)
-    maps, update_params, found = _prepared(cell, params, saved.initial, sequence, locked)
-    ys_before, kept, shown, form = _recalled(cell, options, saved, form, (maps, update_params, found))
-
-    # The maps are linear: their transposes are the same everywhere, and at zero there is nothing to compute.
-    to_state = jax.linear_transpose(show, saved.initial)
-    output_to_state = jax.linear_transpose(cell.output, saved.initial)
-    map_noise, _ = noises(locked, sequence.noise)
-    to_previous_output = _transposed_recurrent_map(cell, maps.recurrent, ys_before, map_noise)
-    accumulate = _accumulates_in_loop(cell, params, xs)
+    params, sequence = saved.params, saved.sequence
+    prepared = _prepared(cell, params, saved.initial, sequence, saved.locked)
+    ys_before, kept, shown, form = _recalled(cell, options, saved, form, prepared)
+    backward = _backward(cell, options, saved, form, prepared, ys_before)
+    rows = (sequence.xs, ys_before) if backward.accumulate else None
 
     def step(carry, inputs):
-        d_state, d_others, d_fresh, d_maps = carry
-        d_shown_t, kept_t, shown_t, keep_t, reset_t, noise_t, rows = inputs
-        known = (*shown_t, *jax.tree.leaves((update_params, locked, noise_t)))
-        pullback, read = unpack(form, kept_t, known)
-        d_state = _add(d_state, to_state(d_shown_t)[0])
-        if keep_t is not None:
-            nothing = jax.tree.map(jnp.zeros_like, d_state)
-            d_held = select(keep_t, nothing, d_state)
-            d_state = select(keep_t, d_state, nothing)
-        d_others_t, d_products, d_state, dz, dr, *_ = pullback(d_state)
-        d_state = _add(d_state, output_to_state(*to_previous_output(dr))[0])
-        if reset_t is not None:
-            nothing = jax.tree.map(jnp.zeros_like, d_state)
-            d_fresh = _add(d_fresh, select(reset_t, d_state, nothing))
-            d_state = select(reset_t, nothing, d_state)
-        if keep_t is not None:
-            d_state = _add(d_state, d_held)
-        if accumulate:
-            d_maps_t, dz = _map_gradients(cell, params, *rows, dz, dr, map_noise)
-            d_maps, dr = _add(d_maps, d_maps_t), ()
-        emitted, forms["step"] = pack((dz, dr, d_products, read))
-        return (d_state, _add(d_others, d_others_t), d_fresh, d_maps), emitted
+        carry, emitted = _reverse_step(backward, carry, inputs)
+        emitted, forms["step"] = pack(emitted)
+        return carry, emitted
 
     forms: dict[str, Form] = {}
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    carry = (
-        d_final,
-        zeros(deferred.unspared(found, params.update)),
-        zeros(saved.fresh) if sequence.resets is not None else None,
-        zeros((params.input, params.recurrent)) if accumulate else None,
-    )
-    rows = (xs, ys_before) if accumulate else None
-    (d_initial, d_others, d_fresh, d_maps), emitted = lax.scan(
+    d_initial, emitted = lax.scan(
         step,
-        carry,
-        (d_shown, kept, shown, *sequence[1:], rows),
+        _first_carry(backward, saved, d_final),
+        StepInputs(d_shown, kept, shown, *sequence[1:], rows),
         reverse=not options.reverse,
         unroll=options.unroll,
     )
-    dz, dr, d_products, read = unpack(forms["step"], emitted)
-    if accumulate:
-        dxs = dz
-    else:
-        d_maps, dxs = _map_gradients(cell, params, xs, ys_before, dz, dr, map_noise)
-    d_update = deferred.gradients(found, params.update, d_others, read, d_products)
-    d_initial_params = zeros(params.initial)  # used before the loop alone, to make the initial states
-    if d_fresh is None:
-        d_fresh = zeros(saved.fresh)
-    return Params(*d_maps, d_update, d_initial_params), d_initial, d_fresh, dxs
+    return _gradients(backward, saved, ys_before, d_initial, unpack(forms["step"], emitted))
+
+
+class Backward(NamedTuple):
+    """What is the same in all steps of the reverse pass."""
+
+    cell: Cell
+    params: Params  # as they are stored
+    update_params: PyTree  # as the update read them
+    matmuls: list  # those of the update
+    locked: PyTree
+    map_noise: tuple
+    form: Form  # of what is kept of each step
+    to_state: Callable  # the transposes, of what is shown,
+    output_to_state: Callable  # of the output,
+    to_previous_output: Callable  # and of the recurrent map
+    accumulate: bool  # whether the loop adds up the gradients of the maps
+
+
+class StepInputs(NamedTuple):
+    """What one step of the reverse pass reads."""
+
+    d_shown: PyTree
+    kept: list[jax.Array]
+    shown: list[jax.Array]
+    keep: jax.Array | None
+    reset: jax.Array | None
+    noise: PyTree
+    rows: tuple | None  # x and the output before the step, if the loop adds up the gradients of the maps
+
+
+class Carry(NamedTuple):
+    """The cotangents that the reverse pass carries from step to step."""
+
+    state: State
+    update: PyTree  # of the update's parameters outside of its matmuls
+    fresh: State | None
+    maps: tuple | None
+
+
+def _backward(cell, options, saved, form, prepared, ys_before) -> Backward:
+    """The transposes of the linear maps, which are the same at every step, and what else all steps read."""
+    maps, update_params, matmuls = prepared
+    # At zero there is nothing to compute.
+    to_state = jax.linear_transpose(_shown(cell, options), saved.initial)
+    output_to_state = jax.linear_transpose(cell.output, saved.initial)
+    map_noise, _ = noises(saved.locked, saved.sequence.noise)
+    to_previous_output = _transposed_recurrent_map(cell, maps.recurrent, ys_before, map_noise)
+    accumulate = _accumulates_in_loop(cell, saved.params, saved.sequence.xs)
+    return Backward(
+        cell, saved.params, update_params, matmuls, saved.locked, map_noise, form, to_state, output_to_state,
+        to_previous_output, accumulate,
+    )  # fmt: skip
+
+
+def _first_carry(backward: Backward, saved: Saved, d_final: State) -> Carry:
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    params = saved.params
+    return Carry(
+        d_final,
+        zeros(deferred.unspared(backward.matmuls, params.update)),
+        zeros(saved.fresh) if saved.sequence.resets is not None else None,
+        zeros((params.input, params.recurrent)) if backward.accumulate else None,
+    )
+
+
+def _reverse_step(backward: Backward, carry: Carry, inputs: StepInputs) -> tuple[Carry, tuple]:
+    """One step back in time: the carry before it, and what the matmuls after the loop read."""
+    known = (*inputs.shown, *jax.tree.leaves((backward.update_params, backward.locked, inputs.noise)))
+    pullback, read = unpack(backward.form, inputs.kept, known)
+    d_state = _add(carry.state, backward.to_state(inputs.d_shown)[0])
+    d_held, d_state = _parted(inputs.keep, d_state)
+    d_update, d_products, d_state, dz, dr, *_ = pullback(d_state)
+    d_state = _add(d_state, backward.output_to_state(*backward.to_previous_output(dr))[0])
+    d_state, d_fresh = _through_reset(inputs.reset, d_state, carry.fresh)
+    if d_held is not None:
+        d_state = _add(d_state, d_held)
+    d_maps = carry.maps
+    if backward.accumulate:
+        d_maps_step, dz = _map_gradients(
+            backward.cell, backward.params, *inputs.rows, dz, dr, backward.map_noise
+        )
+        d_maps, dr = _add(d_maps, d_maps_step), ()
+    return Carry(d_state, _add(carry.update, d_update), d_fresh, d_maps), (dz, dr, d_products, read)
+
+
+def _parted(keep: jax.Array | None, d_state: State) -> tuple[State | None, State]:
+    """The cotangent of a state that was held, and that of a state that a step has computed."""
+    if keep is None:
+        return None, d_state
+    nothing = jax.tree.map(jnp.zeros_like, d_state)
+    return select(keep, nothing, d_state), select(keep, d_state, nothing)
+
+
+def _through_reset(reset: jax.Array | None, d_state: State, d_fresh: State | None):
+    """The cotangents of the state before a reset, and of the fresh state, which the reset put in its place."""
+    if reset is None:
+        return d_state, d_fresh
+    nothing = jax.tree.map(jnp.zeros_like, d_state)
+    d_fresh = _add(d_fresh, select(reset, d_state, nothing))
+    return select(reset, nothing, d_state), d_fresh
+
+
+def _gradients(backward: Backward, saved: Saved, ys_before: jax.Array, carry: Carry, emitted: tuple):
+    """The gradients, from the carry after the loop and from what its steps emitted."""
+    dz, dr, d_products, read = emitted
+    params, d_maps, dxs = saved.params, carry.maps, dz
+    if not backward.accumulate:
+        d_maps, dxs = _map_gradients(
+            backward.cell, params, saved.sequence.xs, ys_before, dz, dr, backward.map_noise
+        )
+    d_update = deferred.gradients(backward.matmuls, params.update, carry.update, read, d_products)
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    d_initial_params = zeros(params.initial)  # read only before the loop, for the initial states
+    d_fresh = zeros(saved.fresh) if carry.fresh is None else carry.fresh
+    return Params(*d_maps, d_update, d_initial_params), carry.state, d_fresh, dxs
 
 
 def _recalled(cell: Cell, options: Options, saved: Saved, form: Form, prepared: tuple):
