@@ -43,7 +43,7 @@ class DataConfig:
         historic: columns known up to now.
         future: columns known ahead.
         frequency: pandas alias of the pace of a table, or the step of integer times; found out if not given.
-        season: steps of the main season of a table; that usual for its frequency if not given.
+        season_length: steps of the main season of a table; that usual for its frequency if not given.
         splits: parts of each series of a table to train, choose and test by.
         input_size: steps that are read before a forecast (the look-back).
         horizon: steps to forecast; those usual for the set if not given.
@@ -69,7 +69,7 @@ class DataConfig:
     historic: tuple[str, ...] = ()
     future: tuple[str, ...] = ()
     frequency: str | None = None
-    season: int | None = None
+    season_length: int | None = None
     splits: tuple[float, float, float] = (80, 10, 10)
     input_size: int = 56
     horizon: int | None = None
@@ -94,11 +94,11 @@ class ModelConfig:
         patch_size: steps that are one step of the recurrent network.
         patch_stride: steps from a patch to the next; `patch_size` if not given.
         readout: whether forecasts are read off the last output or off all of them.
-        scaling: how a window is normalized.
+        scaler_type: how a window is normalized.
         affine: whether the normalization has learnt parameters.
         lags: how many steps before each step lie the values that a recurrent decoder reads beside the last.
-        smooth: whether exponential smoothing takes out the level and the season of the set, with rates that
-            are learnt (ES-RNN).
+        season_length: steps per season of an exponential smoothing with learnt rates, whose level and season
+            are removed before the network and added after it (ES-RNN); 0 for none.
         linear: whether a linear map of the history is added to the forecast; not to be had with counts.
         shrinkage: how much of what the network adds to the level (and season) of its normalization is taken
             back in forecasts, in [0, 1); of the direct decoder.
@@ -114,10 +114,10 @@ class ModelConfig:
     patch_size: int = 1
     patch_stride: int | None = None
     readout: Literal["last", "all"] = "last"
-    scaling: Literal["none", "last", "standard", "last_standard", "robust", "mean"] = "standard"
+    scaler_type: Literal["none", "last", "standard", "last_standard", "robust", "mean"] = "standard"
     affine: bool = False
     lags: tuple[int, ...] = ()
-    smooth: bool = False
+    season_length: int = 0
     linear: bool = True
     shrinkage: float = 0.0
     know_series: bool = False
@@ -163,7 +163,7 @@ ETTM1 = Config(
     head="mse",
     data=DataConfig(name="ettm1", input_size=336, least_history=336, batch_size=224),
     model=ModelConfig(
-        hidden_size=64, patch_size=12, readout="all", scaling="last", linear=True, dropout_rate=0.5
+        hidden_size=64, patch_size=12, readout="all", scaler_type="last", linear=True, dropout_rate=0.5
     ),
     optimizer=replace(COSINE, learning_rate=5e-4, average_horizon=300),
     loop=LoopConfig(eval_every=400, checkpoint_every=400, log_every=50),
@@ -208,7 +208,7 @@ PRESETS = {
         model=ModelConfig(
             decoder="recurrent",
             hidden_size=128,
-            scaling="standard",
+            scaler_type="standard",
             # The days and the week before, in half-hours.
             lags=(48, 96, 336),
             dropout_rate=0.1,
@@ -224,8 +224,8 @@ PRESETS = {
             hidden_size=64,
             patch_size=12,
             readout="all",
-            scaling="none",
-            smooth=True,
+            scaler_type="none",
+            season_length=12,
             shrinkage=0.4,
             know_series=True,
             dropout_rate=0.5,
@@ -244,7 +244,7 @@ PRESETS = {
         steps=1000,
         data=DataConfig(name="sp500", input_size=60, least_history=60, batch_size=128),
         model=ModelConfig(
-            patch_size=5, scaling="last_standard", linear=False, shrinkage=0.5, dropout_rate=0.5
+            patch_size=5, scaler_type="last_standard", linear=False, shrinkage=0.5, dropout_rate=0.5
         ),
         optimizer=replace(COSINE, weight_decay=0.1, average_horizon=200),
         loop=LoopConfig(eval_every=100, checkpoint_every=250, log_every=50),
@@ -253,7 +253,7 @@ PRESETS = {
         steps=3000,
         data=DataConfig(name="m4-weekly", input_size=104, least_history=26, batch_size=256, log=True),
         model=ModelConfig(
-            hidden_size=128, patch_size=13, readout="all", scaling="last_standard", dropout_rate=0.3
+            hidden_size=128, patch_size=13, readout="all", scaler_type="last_standard", dropout_rate=0.3
         ),
         optimizer=COSINE,
         loop=LoopConfig(eval_every=250, checkpoint_every=500, log_every=50),
@@ -262,7 +262,12 @@ PRESETS = {
         steps=6000,
         data=DataConfig(name="m4-hourly", input_size=168, least_history=168, batch_size=256, log=True),
         model=ModelConfig(
-            hidden_size=128, patch_size=24, readout="all", scaling="none", smooth=True, dropout_rate=0.1
+            hidden_size=128,
+            patch_size=24,
+            readout="all",
+            scaler_type="none",
+            season_length=24,
+            dropout_rate=0.1,
         ),
         optimizer=replace(COSINE, learning_rate=2e-3),
         loop=LoopConfig(eval_every=500, checkpoint_every=500, log_every=50),
@@ -283,7 +288,7 @@ def make_task(config: Config) -> "Forecasting":
         raise ValueError("--data.name table needs the file: --data.path FILE.csv")
     else:
         table = read_table(data.path, **columns_of(data))
-        series = table_set(table, horizon=data.horizon, season=data.season, splits=data.splits)
+        series = table_set(table, horizon=data.horizon, season_length=data.season_length, splits=data.splits)
     return Forecasting(config, series.cut(back=data.back, until=data.train_until))
 
 

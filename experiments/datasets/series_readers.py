@@ -59,7 +59,7 @@ class Spec(NamedTuple):
       folder: what the folder of the files may be called.
       frequency, season, horizon: as of `SeriesSet`.
       read: makes the series of its tables, in the order of `files`.
-      mase_season: steps back of the naive forecast of MASE, if they are not the season.
+      mase_season_length: steps back of the naive forecast of MASE, if they are not the season.
       package: that has the files, if they come with one.
       standardized, log_prices, dated, zone: as of `SeriesSet`.
     """
@@ -67,10 +67,10 @@ class Spec(NamedTuple):
     files: tuple[str, ...]
     folder: str
     frequency: str
-    season: int
+    season_length: int
     horizon: int
     read: Callable[[Sequence[Table]], Found]
-    mase_season: int | None = None
+    mase_season_length: int | None = None
     package: str | None = None
     standardized: bool = False
     log_prices: bool = False
@@ -323,7 +323,7 @@ SETS = {
         52,
         13,
         functools.partial(_m4, horizon=13),
-        mase_season=1,
+        mase_season_length=1,
         dated=False,
     ),
     "retail": Spec(("aus_retail.csv",), "aus_retail", "MS", 12, 24, _retail),

@@ -52,8 +52,8 @@ class SeriesSet(NamedTuple):
       panel: the series, targets [R, 1].
       start: datetime64[s] [N], the time of the first step of each.
       frequency: pandas alias of the pace.
-      season: steps of the main season; 1 for none.
-      mase_season: steps back of the naive forecast that MASE divides by.
+      season_length: steps of the main season; 1 for none.
+      mase_season_length: steps back of the naive forecast that MASE divides by.
       horizon: steps that are usually forecast.
       train_stop, validation_stop, test_stop: int64 [N], steps of each series.
       historic_names, future_names, static_names: of the columns of the panel.
@@ -70,8 +70,8 @@ class SeriesSet(NamedTuple):
     panel: Panel
     start: np.ndarray
     frequency: str
-    season: int
-    mase_season: int
+    season_length: int
+    mase_season_length: int
     horizon: int
     train_stop: np.ndarray
     validation_stop: np.ndarray
@@ -308,8 +308,8 @@ def _series_set(name: str, records: Sequence) -> SeriesSet:
         panel=panel,
         start=np.array([int(row["start"]) for row in rows], "datetime64[s]"),
         frequency=chosen.frequency,
-        season=chosen.season,
-        mase_season=chosen.mase_season or chosen.season,
+        season_length=chosen.season_length,
+        mase_season_length=chosen.mase_season_length or chosen.season_length,
         horizon=chosen.horizon,
         train_stop=stops[:, 0],
         validation_stop=stops[:, 1],

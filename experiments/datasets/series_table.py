@@ -65,14 +65,14 @@ def read_table(
 
 
 def table_set(
-    series: FramePanel, *, horizon: int | None, season: int | None, splits: Sequence[float]
+    series: FramePanel, *, horizon: int | None, season_length: int | None, splits: Sequence[float]
 ) -> SeriesSet:
     """The set of a table, each series cut by shares.
 
     Args:
       series: the series.
       horizon: steps to forecast; a season if not given.
-      season: steps of the main season; that usual for the frequency if not given.
+      season_length: steps of the main season; that usual for the frequency if not given.
       splits: parts of each series to train, choose and test by, in this order.
 
     Returns:
@@ -84,18 +84,18 @@ def table_set(
     Example:
       >>> import pandas as pd
       >>> df = pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=100), "y": 1.0})
-      >>> found = table_set(read_frame(df), horizon=None, season=None, splits=(70, 15, 15))
-      >>> found.season, found.horizon, found.train_stop, found.validation_stop, found.test_stop
+      >>> found = table_set(read_frame(df), horizon=None, season_length=None, splits=(70, 15, 15))
+      >>> found.season_length, found.horizon, found.train_stop, found.validation_stop, found.test_stop
       (7, 7, array([70]), array([85]), array([100]))
     """
     shares = np.asarray(splits, float)
     if len(shares) != 3 or (shares <= 0).any():
         raise ValueError(f"splits must be three positive numbers, got {tuple(splits)}")
-    if season is None:
-        season = _season(series.freq)
-    if season < 1:
-        raise ValueError(f"season must be at least 1, got {season}")
-    horizon, ends = season if horizon is None else horizon, series.panel.observed
+    if season_length is None:
+        season_length = _season_length(series.freq)
+    if season_length < 1:
+        raise ValueError(f"season_length must be at least 1, got {season_length}")
+    horizon, ends = season_length if horizon is None else horizon, series.panel.observed
     cuts = np.floor(np.outer(ends, np.cumsum(shares)[:2] / shares.sum())).astype(np.int64)
     longest = np.array([cuts[:, 0].max(), (cuts[:, 1] - cuts[:, 0]).max(), (ends - cuts[:, 1]).max()])
     for part, steps in zip(("training", "validation", "test"), longest, strict=True):
@@ -108,7 +108,7 @@ def table_set(
     return SeriesSet(
         "table", tuple(map(str, series.ids)), series.panel,
         np.zeros(len(ends), "datetime64[s]") if integers else series.starts.astype("datetime64[s]"),
-        str(series.freq), season, season, horizon, cuts[:, 0], cuts[:, 1], ends,
+        str(series.freq), season_length, season_length, horizon, cuts[:, 0], cuts[:, 1], ends,
         series.historic, series.future, series.static, dated=not integers,
     )  # fmt: skip
 
@@ -125,11 +125,11 @@ def columns_of(data: Any) -> Mapping[str, Any]:
     }
 
 
-def _season(frequency: str | int) -> int:
+def _season_length(frequency: str | int) -> int:
     """The season of a frequency; a step of several units has one that is as much shorter.
 
     Example:
-      >>> [_season(frequency) for frequency in ("h", "15min", "W-SUN", "MS", "QS-JAN", "YS-JAN", 3)]
+      >>> [_season_length(frequency) for frequency in ("h", "15min", "W-SUN", "MS", "QS-JAN", "YS-JAN", 3)]
       [24, 96, 52, 12, 4, 1, 1]
     """
     if isinstance(frequency, int):

@@ -11,7 +11,7 @@ from lstmx.forecasting.frames import interval_columns
 from lstmx.models import head_named
 from lstmx.models.arguments import require_choice
 from lstmx.models.forecaster_parts import CELLS
-from lstmx.models.instance_scaling import SCALINGS
+from lstmx.models.instance_scaling import SCALER_TYPES
 
 # Levels of the head "quantiles": the bounds of intervals of up to 95 %.
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
@@ -234,7 +234,7 @@ _RULES = {
     "patch_size": _integer(1),
     "linear": switch,
     "lags": _lags,
-    "scaler_type": _choice(*SCALINGS),
+    "scaler_type": _choice(*SCALER_TYPES),
     "log": switch,
     "season_length": _season,
     "shrinkage": _share,

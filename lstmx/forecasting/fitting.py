@@ -161,8 +161,8 @@ def _network(
         "cell": recipe.cell,
         "hidden_size": recipe.encoder_hidden_size,
         "num_layers": recipe.encoder_n_layers,
-        "scaling": recipe.scaler_type,
-        "season": recipe.season_length,
+        "scaler_type": recipe.scaler_type,
+        "season_length": recipe.season_length,
         "dropout_rate": recipe.dropout_rate,
         "rngs": rngs,
     }

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from flax import nnx
 
 import lstmx
-from lstmx.cells.base import Cell
+from lstmx.cells.base import Cell, is_integer
 
 CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman, "slstm": lstmx.SLSTM}
 
@@ -36,6 +37,38 @@ def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_nonnegative(**counts: int) -> None:
+    """Checks numbers of things of which there may be none, by the names of their arguments.
+
+    Raises:
+      TypeError: if one is not an integer, or is a bool.
+      ValueError: if one is below 0.
+
+    Example:
+      >>> require_nonnegative(num_series=-1)
+      Traceback (most recent call last):
+      ValueError: num_series must be at least 0, got -1
+    """
+    for name, count in counts.items():
+        if not is_integer(count):
+            raise TypeError(f"{name} must be an integer, got {count!r}")
+        if count < 0:
+            raise ValueError(f"{name} must be at least 0, got {count}")
+
+
+def require_switches(**switches: bool) -> None:
+    """Raises TypeError unless all are True or False.
+
+    Example:
+      >>> require_switches(affine="no")
+      Traceback (most recent call last):
+      TypeError: affine must be True or False, got 'no'
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def noise_options(

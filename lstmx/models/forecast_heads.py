@@ -5,7 +5,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ LocationScale = collections.namedtuple("LocationScale", "loc scale df", defaults
 Counts = collections.namedtuple("Counts", "mu alpha")
 
 
+@runtime_checkable
 class ForecastHead(Protocol):
     """The meaning of a network's outputs: what they say of a target y, and what that costs once y is known.
 

@@ -12,11 +12,12 @@ import numpy as np
 from flax import nnx
 
 from lstmx.cells.base import require_sizes
-from lstmx.models.arguments import noise_options
+from lstmx.models.arguments import noise_options, require_choice, require_nonnegative, require_switches
 from lstmx.models.forecast_heads import ForecastHead
-from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers
-from lstmx.models.instance_scaling import InstanceScaling, Scaling
+from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers, require_head
+from lstmx.models.instance_scaling import InstanceScaling, ScalerType
 from lstmx.nnx import dropout_stream
+from lstmx.regularizers import require_rate
 
 
 class DirectForecaster(nnx.Module):
@@ -42,10 +43,11 @@ class DirectForecaster(nnx.Module):
       patch_size: steps of a patch.
       patch_stride: steps from a patch to the next, at most `patch_size`; None for `patch_size`.
       readout: whether the horizon is read off the `"last"` output, or off `"all"` of them.
-      scaling: how a window is normalized, see `level_and_spread`.
+      scaler_type: how a window is normalized, see `level_and_spread`.
       affine: whether the normalization has learnt parameters (RevIN).
-      season: steps of a season that exponential smoothing takes out before the network and puts back after
-        it, with rates that are learnt, of each series if `num_series` (ES-RNN); 0 for none.
+      season_length: steps per season of an exponential smoothing with learnt rates, whose season is removed
+        before the network and added after it; the rates are per series with `num_series` (ES-RNN). 0 for
+        none.
       linear: whether a linear map of the whole history is added to the forecast, so that the network has
         only the rest to explain (the autoregression of LSTNet).
       shrinkage: how much of what the network adds to the level and the season of the normalization is taken
@@ -57,8 +59,9 @@ class DirectForecaster(nnx.Module):
       rngs: `params` and, for calls that bring no stream of their own, `dropout`.
 
     Raises:
-      ValueError: if a name is unknown, a size does not fit, or there is a linear map under a head whose
-        outputs have no location.
+      TypeError: if a size is not an integer, or a bool is expected or given instead of one.
+      ValueError: if a name is unknown, a size does not fit, or there is a linear map or shrinkage with a head
+        whose outputs have no location.
 
     Source: patches under an LSTM or sLSTM, channel by channel: Kong et al., "Unlocking the power of LSTM for
     long term time series forecasting", AAAI 2025; normalization: Kim et al. 2022; the linear part: Lai et al.
@@ -93,9 +96,9 @@ class DirectForecaster(nnx.Module):
         patch_size: int = 1,
         patch_stride: int | None = None,
         readout: Literal["last", "all"] = "last",
-        scaling: Scaling = "standard",
+        scaler_type: ScalerType = "standard",
         affine: bool = False,
-        season: int = 0,
+        season_length: int = 0,
         linear: bool = False,
         shrinkage: float = 0.0,
         missing: bool = False,
@@ -103,26 +106,33 @@ class DirectForecaster(nnx.Module):
         dtype=None,
         rngs: nnx.Rngs,
     ):
+        patch_stride = patch_size if patch_stride is None else patch_stride
         require_sizes(
             input_size=input_size,
             horizon=horizon,
             targets=targets,
             hidden_size=hidden_size,
             num_layers=num_layers,
+            patch_size=patch_size,
+            patch_stride=patch_stride,
         )
-        if readout not in ("last", "all"):
-            raise ValueError(f"readout must be last or all, got {readout!r}")
+        require_nonnegative(historic=historic, future=future, static=static, num_series=num_series)
+        require_switches(linear=linear, missing=missing)
+        require_head(head)
+        require_choice("readout", readout, ("last", "all"))
+        require_rate("dropout_rate", dropout_rate)
+        require_rate("shrinkage", shrinkage)
         if linear and not head.location_scale:
             raise ValueError(f"a linear map of the history cannot be added to what {head} makes of outputs")
-        if not 0 <= shrinkage < 1:
-            raise ValueError(f"shrinkage must be in [0, 1), got {shrinkage}")
         if shrinkage and not head.location_scale:
             raise ValueError(f"shrinkage needs a level to shrink to, which {head} does not have")
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
         self.readout, self.missing, self.shrinkage = readout, missing, shrinkage
-        self.patching = (patch_size, patch_size if patch_stride is None else patch_stride)
+        self.patching = (patch_size, patch_stride)
         patches = len(self.patches)
-        self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
+        self.scaling = InstanceScaling(
+            scaler_type, targets, affine=affine, season_length=season_length, num_series=num_series
+        )
         features = targets * (2 if missing else 1) + historic + future
         self.embedding = nnx.Linear(features * patch_size, hidden_size, dtype=dtype, rngs=rngs)
         self.static = StaticFeatures(static, num_series, hidden_size, dtype=dtype, rngs=rngs)

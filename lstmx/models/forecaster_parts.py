@@ -7,6 +7,7 @@ from flax import nnx
 import lstmx
 import lstmx.nnx
 from lstmx.models.arguments import make_cell
+from lstmx.models.forecast_heads import ForecastHead
 
 CELLS = ("lstm", "slstm", "gru", "elman")
 
@@ -37,6 +38,18 @@ def recurrent_layers(
     layer = make_cell(cell, hidden_size, dtype=dtype, choices=CELLS)
     network = lstmx.networks.stacked(layer, num_layers, bidirectional=False, dropout_rate=dropout_rate)
     return lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
+
+
+def require_head(head: ForecastHead) -> None:
+    """Raises TypeError unless it is a head.
+
+    Example:
+      >>> require_head("mse")
+      Traceback (most recent call last):
+      TypeError: head must be a ForecastHead, such as head_named('mse'), got 'mse'
+    """
+    if isinstance(head, type) or not isinstance(head, ForecastHead):
+        raise TypeError(f"head must be a ForecastHead, such as head_named('mse'), got {head!r}")
 
 
 def joined(*parts: jax.Array | None) -> jax.Array:

@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lstmx.cells.base import require_sizes
+from lstmx.models.arguments import require_choice, require_nonnegative, require_switches
 from lstmx.models.seasonal_smoothing import SeasonalSmoothing
 
-Scaling = Literal["none", "last", "standard", "last_standard", "robust", "mean"]
-SCALINGS = ("none", "last", "standard", "last_standard", "robust", "mean")
+ScalerType = Literal["none", "last", "standard", "last_standard", "robust", "mean"]
+SCALER_TYPES = ("none", "last", "standard", "last_standard", "robust", "mean")
 
 
-def level_and_spread(scaling: Scaling, history: jax.Array, exists: jax.Array) -> tuple[jax.Array, jax.Array]:
+def level_and_spread(
+    scaler_type: ScalerType, history: jax.Array, exists: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """What is subtracted from a window and what it is divided by, from the values of its history that exist.
 
         none           0,                              1
@@ -29,7 +33,7 @@ def level_and_spread(scaling: Scaling, history: jax.Array, exists: jax.Array) ->
     that of a window without a value, whose level is 0.
 
     Args:
-      scaling: one of the names above.
+      scaler_type: one of the names above.
       history: float `[B, L, D]`.
       exists: bool `[B, L, D]`; what does not exist does not count.
 
@@ -49,29 +53,28 @@ def level_and_spread(scaling: Scaling, history: jax.Array, exists: jax.Array) ->
       >>> level.item(), round(spread.item(), 3)
       (6.0, 2.16)
     """
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+    require_choice("scaler_type", scaler_type, SCALER_TYPES)
     history = jnp.where(exists, history, 0).astype(jnp.float32)
     zeros, ones = jnp.zeros_like(history[:, :1]), jnp.ones_like(history[:, :1])
-    if scaling == "none":
+    if scaler_type == "none":
         return zeros, ones
     count = jnp.sum(exists, axis=1, keepdims=True)
     some = count > 0
-    if scaling in ("last", "last_standard"):
+    if scaler_type in ("last", "last_standard"):
         steps = jnp.arange(1, history.shape[1] + 1)[:, None]
         at = jnp.argmax(jnp.where(exists, steps, 0), axis=1, keepdims=True)
         level = jnp.take_along_axis(history, at, axis=1)
-    elif scaling == "robust":
+    elif scaler_type == "robust":
         level = _median(history, exists)
-    elif scaling == "mean":
+    elif scaler_type == "mean":
         level = zeros
     else:
         level = jnp.sum(history, axis=1, keepdims=True) / jnp.maximum(count, 1)
-    if scaling == "last":
+    if scaler_type == "last":
         spread = ones
-    elif scaling == "robust":
+    elif scaler_type == "robust":
         spread = 1.4826 * _median(jnp.abs(history - level), exists)
-    elif scaling == "mean":
+    elif scaler_type == "mean":
         spread = jnp.sum(jnp.abs(history), axis=1, keepdims=True) / jnp.maximum(count, 1)
     else:
         mean = jnp.sum(history, axis=1, keepdims=True) / jnp.maximum(count, 1)
@@ -96,10 +99,10 @@ class InstanceScaling(nnx.Module):
     exponential smoothing at the end of the history, and the seasons are smoothed too (`SeasonalSmoothing`).
 
     Args:
-      scaling: see `level_and_spread`.
+      scaler_type: see `level_and_spread`.
       targets: D.
       affine: whether gamma and beta are learnt; else they are 1 and 0.
-      season: steps of the season that is taken out; 0 or 1 for none.
+      season_length: steps of the season that is taken out; 0 for none.
       num_series: how many series have rates of smoothing of their own; 0 for the same rates in all.
 
     Source: Kim et al., "Reversible instance normalization for accurate time-series forecasting against
@@ -114,17 +117,26 @@ class InstanceScaling(nnx.Module):
     """
 
     def __init__(
-        self, scaling: Scaling, targets: int, *, affine: bool = False, season: int = 0, num_series: int = 0
+        self,
+        scaler_type: ScalerType,
+        targets: int,
+        *,
+        affine: bool = False,
+        season_length: int = 0,
+        num_series: int = 0,
     ):
-        if scaling not in SCALINGS:
-            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
-        if season < 0:
-            raise ValueError(f"season must be at least 0, got {season}")
-        self.scaling = scaling
+        require_choice("scaler_type", scaler_type, SCALER_TYPES)
+        require_sizes(targets=targets)
+        require_nonnegative(season_length=season_length, num_series=num_series)
+        require_switches(affine=affine)
+        if season_length == 1:
+            raise ValueError("season_length must be 0 or at least 2, got 1")
+        self.scaler_type = scaler_type
         self.log_gamma = nnx.Param(jnp.zeros(targets)) if affine else None
         self.beta = nnx.Param(jnp.zeros(targets)) if affine else None
-        smoothing = SeasonalSmoothing(season, targets, num_series=num_series) if season > 1 else None
-        self.smoothing = smoothing
+        self.smoothing = (
+            SeasonalSmoothing(season_length, targets, num_series=num_series) if season_length else None
+        )
 
     def __call__(
         self, history: jax.Array, exists: jax.Array, *, horizon: int, series: jax.Array | None = None
@@ -140,7 +152,7 @@ class InstanceScaling(nnx.Module):
         Returns:
           (loc, scale), float32 `[B, L + H, D]` and `[B, 1, D]`, for which z = (y - loc) / scale.
         """
-        level, spread = level_and_spread(self.scaling, history, exists)
+        level, spread = level_and_spread(self.scaler_type, history, exists)
         if self.smoothing is not None:
             level, seasons = self.smoothing(history, exists, horizon=horizon, series=series)
             level = level + seasons

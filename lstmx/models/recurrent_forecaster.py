@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstmx.cells.base import require_sizes
-from lstmx.models.arguments import noise_options
+from lstmx.cells.base import is_integer, require_sizes
+from lstmx.models.arguments import noise_options, require_nonnegative
 from lstmx.models.forecast_heads import ForecastHead
-from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers
-from lstmx.models.instance_scaling import InstanceScaling, Scaling
+from lstmx.models.forecaster_parts import StaticFeatures, joined, recurrent_layers, require_head
+from lstmx.models.instance_scaling import InstanceScaling, ScalerType
 from lstmx.nnx import dropout_stream
+from lstmx.regularizers import require_rate
 
 
 class RecurrentForecaster(nnx.Module):
@@ -29,14 +30,15 @@ class RecurrentForecaster(nnx.Module):
     many, drawn independently, whose quantiles are those of the forecast, of sums over steps too.
 
     Args:
-      input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers, scaling,
-        affine, season, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates known up to now alone
-        cannot be read, as the horizon lacks them.
+      input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers,
+        scaler_type, affine, season_length, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates
+        known only for the past cannot be read, as the horizon lacks them.
       lags: how many steps before each step lie the values that are read beside the last one, such as those of
         the day and the week before; from 2 to `input_size`. The recurrent network begins where the longest
         ends, `max(lags)` steps into the history.
 
     Raises:
+      TypeError: if a size is not an integer, or is a bool.
       ValueError: if a name is unknown, or a size or a lag does not fit.
 
     Source: Salinas et al., "DeepAR: probabilistic forecasting with autoregressive recurrent networks",
@@ -47,7 +49,7 @@ class RecurrentForecaster(nnx.Module):
       >>> from flax import nnx
       >>> from lstmx.models import RecurrentForecaster, StudentT
       >>> model = RecurrentForecaster(
-      ...     input_size=20, horizon=6, head=StudentT(), hidden_size=8, scaling="mean", rngs=nnx.Rngs(0)
+      ...     input_size=20, horizon=6, head=StudentT(), hidden_size=8, scaler_type="mean", rngs=nnx.Rngs(0)
       ... )
       >>> model.paths(jax.random.key(0), jnp.ones((2, 20, 1)), count=50).shape
       (50, 2, 6, 1)
@@ -66,9 +68,9 @@ class RecurrentForecaster(nnx.Module):
         cell: Literal["lstm", "slstm", "gru", "elman"] = "lstm",
         hidden_size: int = 40,
         num_layers: int = 2,
-        scaling: Scaling = "mean",
+        scaler_type: ScalerType = "mean",
         affine: bool = False,
-        season: int = 0,
+        season_length: int = 0,
         lags: Sequence[int] = (),
         dropout_rate: float = 0.0,
         dtype=None,
@@ -81,14 +83,20 @@ class RecurrentForecaster(nnx.Module):
             hidden_size=hidden_size,
             num_layers=num_layers,
         )
+        require_nonnegative(future=future, static=static, num_series=num_series)
+        require_head(head)
+        require_rate("dropout_rate", dropout_rate)
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
         given = tuple(lags)
-        if len(set(given)) < len(given) or not all(2 <= lag <= input_size for lag in given):
+        within = all(is_integer(lag) and 2 <= lag <= input_size for lag in given)
+        if not within or len(set(given)) < len(given):
             raise ValueError(
-                f"lags must be different numbers from 2 to input_size, which is {input_size}, got {given}"
+                f"lags must be different integers from 2 to input_size, which is {input_size}, got {given}"
             )
         self.lags = (1, *sorted(given))
-        self.scaling = InstanceScaling(scaling, targets, affine=affine, season=season, num_series=num_series)
+        self.scaling = InstanceScaling(
+            scaler_type, targets, affine=affine, season_length=season_length, num_series=num_series
+        )
         self.embedding = nnx.Linear(
             2 * len(self.lags) * targets + future, hidden_size, dtype=dtype, rngs=rngs
         )

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lstmx.cells.base import require_sizes
+from lstmx.models.arguments import require_nonnegative
+
 
 def smoothed(
     history: jax.Array,
@@ -17,7 +20,7 @@ def smoothed(
     level_rate: jax.Array,
     season_rate: jax.Array,
     *,
-    season: int,
+    season_length: int,
     horizon: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The level at the end of each window, and the season at each step of history and horizon.
@@ -34,7 +37,7 @@ def smoothed(
       exists: bool `[B, L, D]`.
       level_rate: alpha in (0, 1), `[B, D]` or broadcastable to it.
       season_rate: gamma in (0, 1), likewise.
-      season: K, at least 2.
+      season_length: K, at least 2.
       horizon: H.
 
     Returns:
@@ -48,16 +51,16 @@ def smoothed(
       >>> import jax.numpy as jnp
       >>> history = jnp.array([5.0, 1.0, 5.0, 1.0, 5.0]).reshape(1, 5, 1)
       >>> level, seasons = smoothed(
-      ...     history, jnp.ones((1, 5, 1), bool), jnp.array(0.5), jnp.array(0.5), season=2, horizon=3
+      ...     history, jnp.ones((1, 5, 1), bool), jnp.array(0.5), jnp.array(0.5), season_length=2, horizon=3
       ... )
       >>> level.item(), seasons[0, -3:, 0].tolist()
       (3.0, [-2.0, 2.0, -2.0])
     """
     length = history.shape[1]
-    before = -length % season
+    before = -length % season_length
     # Whole seasons, steps before windows: [seasons, K, B, D].
     ys, known = (
-        _by_season(jnp.pad(part, ((0, 0), (before, 0), (0, 0))), season) for part in (history, exists)
+        _by_season(jnp.pad(part, ((0, 0), (before, 0), (0, 0))), season_length) for part in (history, exists)
     )
     ys = jnp.where(known, ys, 0).astype(jnp.float32)
     count = jnp.cumsum(known.reshape(-1, *known.shape[2:]), axis=0).reshape(known.shape)
@@ -75,7 +78,7 @@ def smoothed(
 
     begin = jnp.zeros(ys.shape[2:], jnp.float32), first_season(ys, known)
     (level, last), used = jax.lax.scan(one_season, begin, (ys, known, rate))
-    ahead = last[np.arange(horizon) % season]
+    ahead = last[np.arange(horizon) % season_length]
     seasons = jnp.concatenate([used.reshape(-1, *used.shape[2:])[before:], ahead])
     return level[:, None], jnp.moveaxis(seasons, 0, 1)
 
@@ -106,7 +109,7 @@ class SeasonalSmoothing(nnx.Module):
     """Exponential smoothing of windows, with rates that are learnt: of all series, or of each its own.
 
     Args:
-      season: steps of the season K, at least 2.
+      season_length: steps of the season K, at least 2.
       targets: D.
       num_series: how many series have rates of their own; 0 for the same rates in all.
 
@@ -120,10 +123,12 @@ class SeasonalSmoothing(nnx.Module):
       [5.0, 1.0]
     """
 
-    def __init__(self, season: int, targets: int, *, num_series: int = 0):
-        if season < 2:
-            raise ValueError(f"season must be at least 2 to be smoothed, got {season}")
-        self.season, self.num_series = season, num_series
+    def __init__(self, season_length: int, targets: int, *, num_series: int = 0):
+        require_sizes(season_length=season_length, targets=targets)
+        require_nonnegative(num_series=num_series)
+        if season_length < 2:
+            raise ValueError(f"season_length must be at least 2, got {season_length}")
+        self.season_length, self.num_series = season_length, num_series
         # Sigmoids of these; 0.3 both to begin with.
         begin = np.full((max(num_series, 1), targets), math.log(0.3 / 0.7), np.float32)
         self.level_rate, self.season_rate = nnx.Param(jnp.asarray(begin)), nnx.Param(jnp.asarray(begin))
@@ -132,8 +137,8 @@ class SeasonalSmoothing(nnx.Module):
         """The pair (level, seasons) as of `smoothed`; `series`, int `[B]`, with rates of their own."""
         of = series if self.num_series else 0
         rates = (nnx.sigmoid(rate[...][of]) for rate in (self.level_rate, self.season_rate))
-        return smoothed(history, exists, *rates, season=self.season, horizon=horizon)
+        return smoothed(history, exists, *rates, season_length=self.season_length, horizon=horizon)
 
 
-def _by_season(values_BTD: jax.Array, season: int) -> jax.Array:
-    return jnp.moveaxis(values_BTD, 1, 0).reshape(-1, season, values_BTD.shape[0], values_BTD.shape[2])
+def _by_season(values_BTD: jax.Array, season_length: int) -> jax.Array:
+    return jnp.moveaxis(values_BTD, 1, 0).reshape(-1, season_length, values_BTD.shape[0], values_BTD.shape[2])

@@ -100,7 +100,7 @@ def lstmx_step(problem: Problem) -> Run:
             hidden_size=problem.units,
             patch_size=problem.patch_size,
             readout=problem.readout,
-            scaling="last",
+            scaler_type="last",
             linear=True,
             dropout_rate=0.2,
             rngs=rngs,

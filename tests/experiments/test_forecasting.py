@@ -91,21 +91,21 @@ def test_skill_is_uncertain_as_far_as_groups_are_few():
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
-@pytest.mark.parametrize("season", [1, 3, 7])
-def test_seasonal_naive_is_the_loop(season, missing):
+@pytest.mark.parametrize("season_length", [1, 3, 7])
+def test_seasonal_naive_is_the_loop(season_length, missing):
     panel = random_panel(missing=missing)
     windows = SeriesWindows(panel, 2, 9)
     of = windows.within()
-    found = seasonal_naive(windows, of, season)
+    found = seasonal_naive(windows, of, season_length)
     for row, (number, cutoff) in enumerate(zip(*of, strict=True)):
         values = panel.series(number)[:cutoff, 0]
         last = next((v for v in values[::-1] if not np.isnan(v)), 0.0)
         for step in range(9):
-            at = cutoff - season + step % season
+            at = cutoff - season_length + step % season_length
             while at >= 0 and np.isnan(values[at]):
-                at -= season
+                at -= season_length
             assert found[row, step] == (values[at] if at >= 0 else last)
-    if season == 1:
+    if season_length == 1:
         np.testing.assert_array_equal(found, last_value(windows, of))
 
 
@@ -168,7 +168,7 @@ def test_it_learns_waves(decoder, tmp_path):
             base.model,
             decoder=decoder,
             hidden_size=16,
-            scaling="standard",
+            scaler_type="standard",
             lags=(5,) if decoder == "recurrent" else (),
         ),
         optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-2, schedule="cosine"),
@@ -202,11 +202,11 @@ def test_sets_that_are_standardized_are_scored_so():
     assert cutoffs.min() == 200
     params, _ = task.init(jax.random.key(0))
     found = task.evaluate(params, "test")
-    told = task.told(params, "test")
-    mean = told.means["lstm"]
+    comparison = task.compare(params, "test")
+    mean = comparison.means["lstm"]
     target = task.windows.batch(*task.windows_of["test"])["target"][..., 0]
     assert found["mse"] == pytest.approx(np.mean((mean - target) ** 2), rel=1e-5)
-    assert task.scores(told)["lstm"]["mse"] == pytest.approx(found["mse"], rel=1e-5)
+    assert task.scores(comparison)["lstm"]["mse"] == pytest.approx(found["mse"], rel=1e-5)
 
 
 def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path):
@@ -226,13 +226,15 @@ def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path
     pandas.concat(parts).to_csv(tmp_path / "new.csv", index=False)
     found = RunForecaster(config, task.assets(), tmp_path / "new.csv").table(params, [80])
     assert found["unique_id"].tolist() == ["a"] * 6 + ["c"] * 6
-    said = task.forecast(params, (np.array([0, 2]), np.array([240, 240])), (0.1, 0.9))
+    forecasts = task.forecast(params, (np.array([0, 2]), np.array([240, 240])), (0.1, 0.9))
     units = [(values[:160].mean(), values[:160].std()) for values in map(series.panel.series, (0, 2))]
     mean, deviation = np.array(units).T[..., None]
-    np.testing.assert_allclose(found["forecast"], np.ravel(mean + deviation * said.mean[..., 0]), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["forecast"], np.ravel(mean + deviation * forecasts.mean[..., 0]), rtol=1e-4
+    )
     bounds = found[["forecast-lo-80", "forecast-hi-80"]].to_numpy().reshape(2, 6, 2)
     for at in (0, 1):
-        expected = mean + deviation * said.quantiles[..., 0, at]
+        expected = mean + deviation * forecasts.quantiles[..., 0, at]
         np.testing.assert_allclose(bounds[..., at], expected, rtol=1e-4)
     parts[0].assign(unique_id="d").to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(ValueError, match="only the series it knows, a, b, c; got 'd'"):
@@ -247,24 +249,24 @@ def test_what_is_seen_in_logarithms_is_scored_in_the_units_of_the_data(tmp_path)
     config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, log=True))
     task, of_logs = Forecasting(config, series), Forecasting(plain, logs)
     params, _ = task.init(jax.random.key(0))
-    told, expected = task.told(params, "test"), of_logs.told(params, "test")
-    np.testing.assert_allclose(told.means["lstm"], np.exp(expected.means["lstm"]), rtol=1e-5)
-    np.testing.assert_allclose(told.quantiles, np.exp(expected.quantiles), rtol=1e-5)
-    assert np.all(told.quantiles[..., LEVELS.index(0.5)] == told.means["lstm"])
-    naive = seasonal_naive(SeriesWindows(series.panel, 18, 6), told.of, 5)
-    np.testing.assert_array_equal(told.means["seasonal naive"], naive)
+    comparison, expected = task.compare(params, "test"), of_logs.compare(params, "test")
+    np.testing.assert_allclose(comparison.means["lstm"], np.exp(expected.means["lstm"]), rtol=1e-5)
+    np.testing.assert_allclose(comparison.quantiles, np.exp(expected.quantiles), rtol=1e-5)
+    assert np.all(comparison.quantiles[..., LEVELS.index(0.5)] == comparison.means["lstm"])
+    naive = seasonal_naive(SeriesWindows(series.panel, 18, 6), comparison.windows, 5)
+    np.testing.assert_array_equal(comparison.means["seasonal naive"], naive)
     target = series.panel.targets.reshape(3, 240)[:, 200:]
-    assert task.scores(told)["last value"]["mae"] == pytest.approx(
-        np.abs(target[:, 4:] - told.means["last value"].reshape(3, 36)).mean(), rel=1e-5
+    assert task.scores(comparison)["last value"]["mae"] == pytest.approx(
+        np.abs(target[:, 4:] - comparison.means["last value"].reshape(3, 36)).mean(), rel=1e-5
     )
 
     months = pandas.date_range("2020-01-01", periods=240, freq="MS")
     table = pandas.DataFrame({"unique_id": "b", "ds": months, "y": series.panel.series(1)[:, 0]})
     table.to_csv(tmp_path / "new.csv", index=False)
     found = RunForecaster(config, task.assets(), tmp_path / "new.csv").table(params, [80])
-    said = of_logs.forecast(params, (np.array([1]), np.array([240])), (0.1,))
-    np.testing.assert_allclose(found["forecast"], np.exp(said.mean[0, :, 0]), rtol=1e-5)
-    np.testing.assert_allclose(found["forecast-lo-80"], np.exp(said.quantiles[0, :, 0, 0]), rtol=1e-5)
+    forecasts = of_logs.forecast(params, (np.array([1]), np.array([240])), (0.1,))
+    np.testing.assert_allclose(found["forecast"], np.exp(forecasts.mean[0, :, 0]), rtol=1e-5)
+    np.testing.assert_allclose(found["forecast-lo-80"], np.exp(forecasts.quantiles[0, :, 0, 0]), rtol=1e-5)
 
     series.panel.targets[250] = 0
     message = r"above 0 have logarithms, got 0 in step 10 \(2020-11-01\) of series 'b'"
@@ -280,12 +282,12 @@ def test_counts_are_not_below_zero():
         Forecasting(config, series)
 
 
-def test_the_season_that_is_smoothed_is_that_of_the_set():
+def test_a_season_is_smoothed():
     config = configured()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, smooth=True))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, season_length=5))
     task = Forecasting(config, waves())
     params, _ = task.init(jax.random.key(0))
-    assert task.model(params).scaling.smoothing.season == 5
+    assert task.model(params).scaling.smoothing.season_length == 5
     assert np.isfinite(task.evaluate(params, "validation")["loss"])
 
 
@@ -301,7 +303,7 @@ def test_cuts_elsewhere(tmp_path):
         np.testing.assert_array_equal(task.windows_of[name], whole.windows_of[of])
     params, _ = task.init(jax.random.key(0))
     assert task.draw(params, tmp_path) == []
-    assert "linear" in task.told(params, "test").means
+    assert "linear" in task.compare(params, "test").means
     with pytest.raises(ValueError, match="back must be at least 0, got -1"):
         series.cut(back=-1)
     with pytest.raises(ValueError, match="parts of made up are fixed by convention"):
@@ -311,24 +313,24 @@ def test_cuts_elsewhere(tmp_path):
 def test_a_multivariate_model_reads_all_series_together(tmp_path):
     """What is told of a series is what the model says of the window of all, in the units of the file."""
     config = configured(head="gaussian")
-    model = dataclasses.replace(config.model, multivariate=True, scaling="standard")
+    model = dataclasses.replace(config.model, multivariate=True, scaler_type="standard")
     config = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, log=True))
     series = waves()
     task = Forecasting(config, series)
     params, _ = task.init(jax.random.key(0))
-    told = task.told(params, "test")
-    y, _ = targets_of(task.scored, told.of)
-    assert y.shape == told.means["lstm"].shape == (3 * 6, 6)
+    comparison = task.compare(params, "test")
+    y, _ = targets_of(task.scored, comparison.windows)
+    assert y.shape == comparison.means["lstm"].shape == (3 * 6, 6)
     assert task.evaluate(params, "test")["mse"] > 0
     values = series.panel.targets.reshape(3, 240).T
     for number, row in ((0, 0), (1, 8), (2, 17)):
-        cutoff = told.of[1][row]
-        assert told.of[0][row] == number
+        cutoff = comparison.windows[1][row]
+        assert comparison.windows[0][row] == number
         np.testing.assert_allclose(y[row], values[cutoff : cutoff + 6, number], rtol=1e-6)
         history = np.log(values[cutoff - 18 : cutoff])[None].astype(np.float32)
         network = task.model(params)
-        said = network.head.mean(network(history, np.ones_like(history, bool)))[0, :, number]
-        np.testing.assert_allclose(told.means["lstm"][row], np.exp(said), rtol=1e-4)
+        forecasts = network.head.mean(network(history, np.ones_like(history, bool)))[0, :, number]
+        np.testing.assert_allclose(comparison.means["lstm"][row], np.exp(forecasts), rtol=1e-4)
 
     months = pandas.date_range("2020-01-01", periods=240, freq="MS")
     parts = [
@@ -337,8 +339,8 @@ def test_a_multivariate_model_reads_all_series_together(tmp_path):
     ]
     pandas.concat(parts).to_csv(tmp_path / "new.csv", index=False)
     found = RunForecaster(config, task.assets(), tmp_path / "new.csv").table(params, [80])
-    said = np.exp(task.forecast(params, (np.array([0]), np.array([240]))).mean[0])
-    np.testing.assert_allclose(found["forecast"].to_numpy().reshape(3, 6), said.T, rtol=1e-5)
+    forecasts = np.exp(task.forecast(params, (np.array([0]), np.array([240]))).mean[0])
+    np.testing.assert_allclose(found["forecast"].to_numpy().reshape(3, 6), forecasts.T, rtol=1e-5)
     for frames, message in (
         (parts[:2], "the run reads 3 series together, but there is no 'b'"),
         ((*parts[:2], parts[2][:-1]), "'a' those from .* to 2039-12-01.*, 'b' those from .* to 2039-11-01"),
@@ -390,14 +392,14 @@ def test_a_run_on_a_named_set_completes_the_covariates_of_a_file(tmp_path):
         for label, stop in cutoffs.items()
     ]
     new = tmp_path / "new.csv"
-    said = task.forecast(params, (np.array([0, 2]), np.array([77, 100])))
+    forecasts = task.forecast(params, (np.array([0, 2]), np.array([77, 100])))
     for zone in (None, "UTC", "Europe/Berlin"):
         table = pandas.concat(parts)
         if zone:
             table["ds"] = table["ds"].dt.tz_localize("UTC").dt.tz_convert(zone)
         table.to_csv(new, index=False)
         found = RunForecaster(config, task.assets(), new).table(params, [80])
-        np.testing.assert_allclose(found["forecast"], said.mean.ravel(), rtol=1e-5)
+        np.testing.assert_allclose(found["forecast"], forecasts.mean.ravel(), rtol=1e-5)
     table.drop(columns="holiday").to_csv(new, index=False)
     with pytest.raises(ValueError, match="holiday"):
         RunForecaster(config, task.assets(), new)

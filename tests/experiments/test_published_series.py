@@ -49,10 +49,10 @@ def naive_scores(found):
     for number in np.flatnonzero(found.test_stop - found.validation_stop >= found.horizon):
         values, cut = found.panel.series(number)[:, 0], found.validation_stop[number]
         past, actual = values[:cut], values[cut : cut + found.horizon]
-        forecast = past[-found.mase_season :][np.arange(found.horizon) % found.mase_season]
+        forecast = past[-found.mase_season_length :][np.arange(found.horizon) % found.mase_season_length]
         error = abs(actual - forecast)
         smapes.append(np.mean(200 * error / (abs(actual) + abs(forecast))))
-        scale = np.mean(abs(past[found.mase_season :] - past[: -found.mase_season]))
+        scale = np.mean(abs(past[found.mase_season_length :] - past[: -found.mase_season_length]))
         mases.append(np.mean(error) / scale)
     return len(mases), np.mean(smapes), np.mean(mases)
 

@@ -126,7 +126,12 @@ def test_calendars_are_periodic_and_as_fine_as_the_steps():
 
 def test_columns_of_a_table_are_series(load):
     found = load("weather", {"weather.csv": jena()})
-    assert (found.ids, found.frequency, found.season, found.horizon) == (("a", "W/m²"), "10min", 144, 96)
+    assert (found.ids, found.frequency, found.season_length, found.horizon) == (
+        ("a", "W/m²"),
+        "10min",
+        144,
+        96,
+    )
     assert found.panel.lengths.tolist() == [1000, 1000]
     assert [stops.tolist() for stops in found[8:11]] == [[700, 700], [800, 800], [1000, 1000]]
     np.testing.assert_array_equal(found.panel.series(1)[:, 0], np.arange(1000) % 11)
@@ -158,7 +163,12 @@ def test_missing_values_are_counted(load):
 
 def test_m4_is_ragged_and_its_test_is_a_file(load):
     found = load("m4-weekly", M4)
-    assert (found.ids, found.season, found.mase_season, found.horizon) == (("W1", "W2"), 52, 1, 13)
+    assert (found.ids, found.season_length, found.mase_season_length, found.horizon) == (
+        ("W1", "W2"),
+        52,
+        1,
+        13,
+    )
     assert [stops.tolist() for stops in found[8:11]] == [[17, 27], [30, 40], [43, 53]]
     np.testing.assert_array_equal(found.panel.series(0)[:, 0], [*range(2, 31), 1, *range(2, 14), 1])
     assert found.times(np.array([0]), np.array([[3]])) is None

@@ -40,8 +40,8 @@ def test_each_series_is_cut_by_shares(tmp_path):
     times = np.concatenate([pd.date_range("2024-01-01", periods=n, freq="h") for n in lengths.values()])
     path = write(tmp_path, shop=shops, time=times, load=np.arange(65.0))
     series = read_table(path, **{**NAMES, "id_col": "shop"})
-    found = table_set(series, horizon=4, season=None, splits=(60, 20, 20))
-    assert (found.season, found.horizon, found.frequency) == (24, 4, "h")
+    found = table_set(series, horizon=4, season_length=None, splits=(60, 20, 20))
+    assert (found.season_length, found.horizon, found.frequency) == (24, 4, "h")
     assert found.train_stop.tolist() == [24, 15]
     assert found.validation_stop.tolist() == [32, 20]
     assert found.test_stop.tolist() == [40, 25]
@@ -54,11 +54,11 @@ def test_each_series_is_cut_by_shares(tmp_path):
         ({"horizon": 6}, "the validation part must have the 6 steps of a forecast .* the longest has 5"),
         ({"splits": (80, 20)}, r"splits must be three positive numbers, got \(80, 20\)"),
         ({"splits": (80, 20, 0)}, "splits must be three positive numbers"),
-        ({"season": 0}, "season must be at least 1, got 0"),
+        ({"season_length": 0}, "season_length must be at least 1, got 0"),
     ],
 )
 def test_cuts_that_do_not_fit_are_refused(tmp_path, options, message):
     times = pd.date_range("2024-01-01", periods=50, freq="D")
     series = read_table(write(tmp_path, load=np.arange(50.0), time=times), **NAMES)
     with pytest.raises(ValueError, match=message):
-        table_set(series, **{"horizon": 3, "season": 7, "splits": (80, 10, 10), **options})
+        table_set(series, **{"horizon": 3, "season_length": 7, "splits": (80, 10, 10), **options})

@@ -17,7 +17,7 @@ from lstmx.models import (
     StudentT,
 )
 from lstmx.models.forecaster_parts import CELLS
-from lstmx.models.instance_scaling import SCALINGS
+from lstmx.models.instance_scaling import SCALER_TYPES
 
 CHANCE = np.random.default_rng(0)
 B, L, H = 3, 11, 4
@@ -134,7 +134,7 @@ def test_direct_is_the_loop(readout, patch, stride, historic):
 
 @pytest.mark.parametrize("lags", [(), (2, 5), (7, 3, 11)])
 def test_recurrent_is_the_loop(lags):
-    model = make(RecurrentForecaster, num_layers=1, scaling="standard", lags=lags, **COUNTS)
+    model = make(RecurrentForecaster, num_layers=1, scaler_type="standard", lags=lags, **COUNTS)
     first = max(lags, default=1)
     raw, loc, scale = call(model, "raw", HISTORY, TARGET, EXISTS, **COVARIATES)
     for row in range(B):
@@ -160,10 +160,12 @@ def test_recurrent_is_the_loop(lags):
         np.testing.assert_allclose(scale[row, 0], spread, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("season", "lags"), [(0, ()), (3, ()), (0, (2, 3)), (3, (3, 11))])
-def test_paths_go_on_from_what_was_drawn(season, lags):
+@pytest.mark.parametrize(("season_length", "lags"), [(0, ()), (3, ()), (0, (2, 3)), (3, (3, 11))])
+def test_paths_go_on_from_what_was_drawn(season_length, lags):
     """Read as if they had come true, forecasts without chance are forecast again."""
-    model = make(RecurrentForecaster, head=Point(), season=season, lags=lags, dropout_rate=0.3, **COUNTS)
+    model = make(
+        RecurrentForecaster, head=Point(), season_length=season_length, lags=lags, dropout_rate=0.3, **COUNTS
+    )
     graph, params = nnx.split(model)
     paths = jax.jit(
         lambda params: nnx.merge(graph, params).paths(
@@ -189,10 +191,10 @@ def test_paths_have_the_distribution_of_the_next_step():
     np.testing.assert_allclose(paths[:, :, 0].std(axis=0), first.scale, rtol=4 / np.sqrt(2 * 4000))
 
 
-@pytest.mark.parametrize("scaling", ["standard", "last_standard", "robust"])
+@pytest.mark.parametrize("scaler_type", ["standard", "last_standard", "robust"])
 @pytest.mark.parametrize("kind", [DirectForecaster, RecurrentForecaster])
-def test_units_do_not_matter(kind, scaling):
-    model = make(kind, scaling=scaling, **({"missing": True} if kind is DirectForecaster else {}))
+def test_units_do_not_matter(kind, scaler_type):
+    model = make(kind, scaler_type=scaler_type, **({"missing": True} if kind is DirectForecaster else {}))
     target = (TARGET,) if kind is RecurrentForecaster else ()
     in_other = tuple(3 * x - 7 for x in (HISTORY, *target))
     raw, *_ = call(model, "raw", HISTORY, *target, EXISTS)
@@ -204,15 +206,15 @@ def test_units_do_not_matter(kind, scaling):
 
 
 @pytest.mark.parametrize(
-    ("kind", "scaling"),
+    ("kind", "scaler_type"),
     [
-        *((DirectForecaster, name) for name in SCALINGS),
+        *((DirectForecaster, name) for name in SCALER_TYPES),
         *((RecurrentForecaster, name) for name in ("last_standard", "mean")),
     ],
 )
-def test_what_does_not_exist_has_no_influence(kind, scaling):
+def test_what_does_not_exist_has_no_influence(kind, scaler_type):
     options = {"missing": True, "patch_size": 3} if kind is DirectForecaster else {"lags": (3, 4)}
-    model = make(kind, scaling=scaling, **options)
+    model = make(kind, scaler_type=scaler_type, **options)
     target = (TARGET,) if kind is RecurrentForecaster else ()
     exists = EXISTS.copy()
     exists[0] = False
@@ -256,8 +258,8 @@ def test_cells_and_heads(cell, head):
     [
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"cell": "rnn"}, "cell must be one of lstm, slstm, gru, elman, got 'rnn'"),
-        ({"scaling": "minmax"}, "scaling must be one of none, last, .* got 'minmax'"),
-        ({"readout": "first"}, "readout must be last or all, got 'first'"),
+        ({"scaler_type": "minmax"}, "scaler_type must be one of none, last, .* got 'minmax'"),
+        ({"readout": "first"}, "readout must be one of last, all, got 'first'"),
         ({"patch_size": 12}, "got 12, 12 and 11"),
         ({"patch_size": 2, "patch_stride": 3}, "got 3, 2 and 11"),
         ({"linear": True, "head": NegativeBinomial()}, "a linear map of the history"),
@@ -268,6 +270,72 @@ def test_errors(options, message):
         make(DirectForecaster, **options)
 
 
+BOTH = [DirectForecaster, RecurrentForecaster]
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("name", ["input_size", "horizon", "targets", "hidden_size", "num_layers"])
+def test_sizes_are_integers_of_at_least_one(kind, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        make(kind, **{name: 0})
+    for value in (True, 2.0):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, got {value}"):
+            make(kind, **{name: value})
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("name", ["future", "static", "num_series", "season_length"])
+def test_counts_are_integers_of_at_least_zero(kind, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+        make(kind, **{name: -1})
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got True"):
+        make(kind, **{name: True})
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "mse"}, r"head must be a ForecastHead, such as head_named\('mse'\), got 'mse'"),
+        ({"head": Gaussian}, "head must be a ForecastHead"),
+        ({"affine": 1}, "affine must be True or False, got 1"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(kind, options, message):
+    with pytest.raises(TypeError, match=message):
+        make(kind, **options)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cell": "lstmm"}, "cell must be one of lstm, slstm, gru, elman, got 'lstmm'"),
+        ({"scaler_type": "revin"}, "scaler_type must be one of none, .*, got 'revin'"),
+        ({"season_length": 1}, "season_length must be 0 or at least 2, got 1"),
+        ({"dropout_rate": 1.0}, r"dropout_rate must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": True}, "patch_size must be an integer, got True"),
+        ({"patch_size": 4, "patch_stride": 2.0}, "patch_stride must be an integer, got 2.0"),
+        ({"historic": 1.0}, "historic must be an integer, got 1.0"),
+        ({"linear": "yes"}, "linear must be True or False, got 'yes'"),
+        ({"missing": None}, "missing must be True or False, got None"),
+    ],
+)
+def test_types_of_the_direct_forecaster_alone(options, message):
+    with pytest.raises(TypeError, match=message):
+        make(DirectForecaster, **options)
+
+
 def test_a_history_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\[batch, 11, 2\], got shape \(3, 4, 2\)"):
         make(DirectForecaster)(TARGET)
@@ -275,7 +343,7 @@ def test_a_history_of_another_size_is_refused():
 
 @pytest.mark.parametrize("head", [Gaussian(), Quantiles((0.1, 0.5, 0.9))])
 def test_shrunk_forecasts_lie_between_those_of_the_network_and_the_level(head):
-    options = {"head": head, "linear": True, "scaling": "last_standard"}
+    options = {"head": head, "linear": True, "scaler_type": "last_standard"}
     whole, shrunk = (make(DirectForecaster, shrinkage=share, **options) for share in (0.0, 0.3))
     raw, *_ = call(whole, "raw", HISTORY)
     found, *_ = call(shrunk, "raw", HISTORY)
@@ -302,14 +370,14 @@ def test_dropout_and_shrinkage_follow_the_mode(kind):
 
 def test_shrinkage_needs_a_level():
     for head, share, message in (
-        (Gaussian(), 1.0, r"shrinkage must be in \[0, 1\), got 1.0"),
+        (Gaussian(), 1.0, r"shrinkage must lie in \[0, 1\), got 1.0"),
         (NegativeBinomial(), 0.2, "shrinkage needs a level to shrink to"),
     ):
         with pytest.raises(ValueError, match=message):
             make(DirectForecaster, head=head, shrinkage=share)
 
 
-@pytest.mark.parametrize("lags", [(1,), (0, 2), (4, 4), (2, 12)])
+@pytest.mark.parametrize("lags", [(1,), (0, 2), (4, 4), (2, 12), (2.0,), (True,)])
 def test_lags_that_do_not_fit(lags):
-    with pytest.raises(ValueError, match=r"numbers from 2 to input_size, which is 11, got \("):
+    with pytest.raises(ValueError, match=r"different integers from 2 to input_size, which is 11, got \("):
         make(RecurrentForecaster, lags=lags)

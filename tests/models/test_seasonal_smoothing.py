@@ -50,8 +50,8 @@ def test_it_is_the_loop(missing):
         exists[1, :8] = False
         exists[2, 12:, 0] = False
     alpha, gamma = CHANCE.uniform(0.05, 0.9, (2, B, D)).astype(np.float32)
-    level, seasons = jax.jit(smoothed, static_argnames=("season", "horizon"))(
-        history, exists, alpha, gamma, season=K, horizon=H
+    level, seasons = jax.jit(smoothed, static_argnames=("season_length", "horizon"))(
+        history, exists, alpha, gamma, season_length=K, horizon=H
     )
     assert level.shape == (B, 1, D)
     assert seasons.shape == (B, L + H, D)
@@ -65,23 +65,25 @@ def test_it_is_the_loop(missing):
 def test_a_season_upon_a_level_is_found_exactly():
     pattern = np.array([3.0, -1.0, 0.5, -2.0, -0.5])
     history = (10 + np.resize(pattern, L))[None, :, None]
-    level, seasons = smoothed(jnp.asarray(history), jnp.ones((1, L, 1), bool), 0.2, 0.7, season=K, horizon=H)
+    level, seasons = smoothed(
+        jnp.asarray(history), jnp.ones((1, L, 1), bool), 0.2, 0.7, season_length=K, horizon=H
+    )
     np.testing.assert_allclose(level, 10, rtol=1e-5)
     np.testing.assert_allclose(seasons[0, :, 0], np.resize(pattern, L + H), atol=1e-5)
 
 
 def test_a_trend_is_no_season():
     history = jnp.arange(20.0)[None, :, None]
-    _, seasons = smoothed(history, jnp.ones((1, 20, 1), bool), 0.2, 1e-9, season=K, horizon=H)
+    _, seasons = smoothed(history, jnp.ones((1, 20, 1), bool), 0.2, 1e-9, season_length=K, horizon=H)
     np.testing.assert_allclose(seasons, 0, atol=1e-4)
 
 
 def test_a_window_without_a_value_has_nothing():
     nothing = jnp.zeros((1, L, 1), bool)
-    level, seasons = smoothed(jnp.full((1, L, 1), 7.0), nothing, 0.5, 0.5, season=K, horizon=H)
+    level, seasons = smoothed(jnp.full((1, L, 1), 7.0), nothing, 0.5, 0.5, season_length=K, horizon=H)
     assert level.item() == 0
     assert not seasons.any()
-    loc, scale = InstanceScaling("mean", 1, season=K)(jnp.full((1, L, 1), 7.0), nothing, horizon=H)
+    loc, scale = InstanceScaling("mean", 1, season_length=K)(jnp.full((1, L, 1), 7.0), nothing, horizon=H)
     assert not loc.any()
     assert scale.item() == 1
 
@@ -100,8 +102,8 @@ def test_a_season_goes_through_the_forecaster_untouched():
     """A forecaster whose network says nothing goes on with the level and the season."""
     pattern = np.array([3.0, -1.0, 0.5, -2.0, -0.5])
     model = DirectForecaster(
-        input_size=15, horizon=H, head=Point(), hidden_size=4, scaling="standard", affine=True, season=K,
-        rngs=nnx.Rngs(0),
+        input_size=15, horizon=H, head=Point(), hidden_size=4, scaler_type="standard", affine=True,
+        season_length=K, rngs=nnx.Rngs(0),
     )  # fmt: skip
     model.output.kernel[...] = jnp.zeros_like(model.output.kernel[...])
     history = (40 + 8 * np.resize(pattern, 15))[None, :, None].astype(np.float32)
@@ -114,7 +116,9 @@ def test_the_rates_are_learnt():
     history = jnp.asarray(CHANCE.normal(3, 2, (2, L, 1)), jnp.float32)
 
     def total(rates):
-        level, seasons = smoothed(history, jnp.ones((2, L, 1), bool), rates[0], rates[1], season=K, horizon=H)
+        level, seasons = smoothed(
+            history, jnp.ones((2, L, 1), bool), rates[0], rates[1], season_length=K, horizon=H
+        )
         return jnp.sum(level**2) + jnp.sum(seasons[:, L:] ** 2)
 
     rates, step = jnp.array([0.4, 0.3]), 1e-2
@@ -125,8 +129,10 @@ def test_the_rates_are_learnt():
 
 
 def test_a_season_of_one_step_is_none():
-    with pytest.raises(ValueError, match="season must be at least 2 to be smoothed, got 1"):
+    with pytest.raises(ValueError, match="season_length must be at least 2, got 1"):
         SeasonalSmoothing(1, 1)
-    assert InstanceScaling("none", 1, season=1).smoothing is None
-    with pytest.raises(ValueError, match="season must be at least 0, got -1"):
-        InstanceScaling("none", 1, season=-1)
+    assert InstanceScaling("none", 1, season_length=0).smoothing is None
+    with pytest.raises(ValueError, match="season_length must be 0 or at least 2, got 1"):
+        InstanceScaling("none", 1, season_length=1)
+    with pytest.raises(ValueError, match="season_length must be at least 0, got -1"):
+        InstanceScaling("none", 1, season_length=-1)

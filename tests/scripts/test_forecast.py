@@ -41,11 +41,11 @@ def folder(tmp_path_factory):
     options += ["--loop.no-tensorboard", "--loop.eval-every", "0", "--loop.checkpoint-every", "0"]
     options += ["--data.path", folder / "sales.csv.gz", "--data.id", "shop", "--data.time", "day"]
     options += ["--data.target", "sold", "--data.future", "holiday", "--model.hidden-size", "8"]
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
+    captured = io.StringIO()
+    with contextlib.redirect_stdout(captured):
         command = ["forecasting", "--workdir", folder / "run", *options]
         assert cli.main(experiments.load, [], [str(word) for word in command]) == 0
-    assert "table: 2 series of 120 to 120 steps; windows of 14 steps to forecast 7" in told.getvalue()
+    assert "table: 2 series of 120 to 120 steps; windows of 14 steps to forecast 7" in captured.getvalue()
     return folder
 
 
@@ -74,13 +74,13 @@ def test_it_forecasts_the_week_after(folder):
 
 def test_evaluation_ends_with_the_scores_of_all_forecasts(folder, capsys):
     load("evaluate")(folder / "run", split="test", json=True)
-    told = capsys.readouterr().out.splitlines()
-    result = json.loads(told[-1])
+    captured = capsys.readouterr().out.splitlines()
+    result = json.loads(captured[-1])
     assert set(result["scores"]) == {"last value", "seasonal naive", "linear", "lstm"}
     assert result["mase"] == result["scores"]["lstm"]["mase"]
     # The week before is a forecast of the week: what it misses is the noise.
     assert 0 < result["scores"]["seasonal naive"]["smape"] < 2
-    assert any(line.split()[:2] == ["seasonal", "naive"] for line in told)
+    assert any(line.split()[:2] == ["seasonal", "naive"] for line in captured)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_tables_that_do_not_fit_are_refused(folder, change, message, capsys):
     change(ahead()).to_csv(folder / "bad.csv", index=False)
     with pytest.raises(SystemExit):
         load("forecast")(folder / "run", folder / "bad.csv")
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.out == ""
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
 
 
 def test_what_is_no_table_is_refused(folder, capsys):

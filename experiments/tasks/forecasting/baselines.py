@@ -19,7 +19,7 @@ def last_value(windows: SeriesWindows, of: Windows) -> np.ndarray:
     return seasonal_naive(windows, of, 1)
 
 
-def seasonal_naive(windows: SeriesWindows, of: Windows, season: int) -> np.ndarray:
+def seasonal_naive(windows: SeriesWindows, of: Windows, season_length: int) -> np.ndarray:
     """The last season that is known is repeated, float64 [M, H].
 
     All of a series before the cutoff counts, be it longer than the windows or not. A value that is missing is
@@ -28,7 +28,7 @@ def seasonal_naive(windows: SeriesWindows, of: Windows, season: int) -> np.ndarr
     Args:
       windows: of series with one target.
       of: (series, cutoffs), the windows.
-      season: steps of the season.
+      season_length: steps of the season.
 
     Example:
       >>> from lstmx.data import Panel
@@ -37,14 +37,14 @@ def seasonal_naive(windows: SeriesWindows, of: Windows, season: int) -> np.ndarr
       array([[3., 4., 5., 3.]])
     """
     forecasts = np.zeros((len(of[0]), windows.horizon))
-    last = np.arange(windows.horizon) % season
+    last = np.arange(windows.horizon) % season_length
     for number in np.unique(of[0]):
         values = windows.panel.series(number)[:, 0]
         steps = _filled(values, 1)
         # The newest value that is known a whole number of seasons before.
-        newest = _filled(values, season)
+        newest = _filled(values, season_length)
         rows = np.flatnonzero(of[0] == number)
-        at = np.asarray(of[1])[rows][:, None] - season + last
+        at = np.asarray(of[1])[rows][:, None] - season_length + last
         found = np.where(at >= 0, newest[np.maximum(at, 0)], np.nan)
         previous = np.asarray(of[1])[rows][:, None] - 1
         naive = np.where(previous >= 0, steps[np.maximum(previous, 0)], 0)
@@ -52,9 +52,11 @@ def seasonal_naive(windows: SeriesWindows, of: Windows, season: int) -> np.ndarr
     return forecasts
 
 
-def _filled(values: np.ndarray, season: int) -> np.ndarray:
+def _filled(values: np.ndarray, season_length: int) -> np.ndarray:
     """Each value, or where it is missing the newest that is a whole number of seasons older."""
-    padded = np.concatenate([values, np.full(-len(values) % season, np.nan)]).reshape(-1, season)
+    padded = np.concatenate([values, np.full(-len(values) % season_length, np.nan)]).reshape(
+        -1, season_length
+    )
     known = np.where(np.isnan(padded), 0, np.arange(len(padded))[:, None])
     newest = np.maximum.accumulate(known, axis=0)
     return np.take_along_axis(padded, newest, axis=0).ravel()[: len(values)]

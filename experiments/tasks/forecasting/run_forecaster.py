@@ -121,8 +121,8 @@ class RunForecaster:
         history = np.where(batch["history_exists"], batch["history"], np.nan)[..., 0]
         nothing = np.full(forecast.shape, np.nan)
         names = [str(label) for label in self.series.ids[:_DRAWN]]
-        told = {self._name: forecast}
-        if draw_windows(history, nothing, told, tuple(bands) or None, names, path, times) is None:
+        forecasts = {self._name: forecast}
+        if draw_windows(history, nothing, forecasts, tuple(bands) or None, names, path, times) is None:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
 
 

@@ -25,16 +25,16 @@ from lstmx.forecasting import LEVELS, Forecasts, ForecastTask, Scales, in_logari
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 
 
-class Told(NamedTuple):
+class Comparison(NamedTuple):
     """Forecasts of some windows by the model and by simple methods.
 
     Attributes:
-      of: the windows.
+      windows: the windows.
       means: [M, H] by the names of the methods, the model's first.
       quantiles: of the model, [M, H, Q] for `lstmx.forecasting.LEVELS`; None where it forecasts points.
     """
 
-    of: Windows
+    windows: Windows
     means: dict[str, np.ndarray]
     quantiles: np.ndarray | None
 
@@ -66,7 +66,6 @@ class Shape(NamedTuple):
       historic, future, static: how many covariates there are of each kind.
       series: how many series.
       missing: whether values may be missing.
-      season: steps of the main season; 1 for none.
       targets: how many series are read together.
     """
 
@@ -76,7 +75,6 @@ class Shape(NamedTuple):
     static: int
     series: int
     missing: bool
-    season: int = 1
     targets: int = 1
 
 
@@ -91,10 +89,9 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
         "future": shape.future,
         "static": shape.static,
         "num_series": shape.series if model.know_series else 0,
-        "season": shape.season if model.smooth else 0,
         "rngs": rngs,
     }
-    names = ("cell", "hidden_size", "num_layers", "scaling", "affine", "dropout_rate")
+    names = ("cell", "hidden_size", "num_layers", "scaler_type", "season_length", "affine", "dropout_rate")
     common |= {name: getattr(model, name) for name in names}
     if model.decoder == "recurrent":
         return RecurrentForecaster(lags=model.lags, **common)
@@ -124,11 +121,11 @@ def network_panel(config, panel: Panel, ids: Sequence[str], time_of=None) -> Pan
     return panel.together() if config.model.multivariate else panel
 
 
-def by_series(config, said: Forecasts) -> Forecasts:
+def by_series(config, forecasts: Forecasts) -> Forecasts:
     """Forecasts in the units of scores, the targets of windows [M, H, D] as series [D * M, H], with [Q]."""
     if config.data.log:
-        said = Forecasts(*map(np.exp, said))
-    return Forecasts(*(np.concatenate(np.moveaxis(values, 2, 0)) for values in said))
+        forecasts = Forecasts(*map(np.exp, forecasts))
+    return Forecasts(*(np.concatenate(np.moveaxis(values, 2, 0)) for values in forecasts))
 
 
 class Forecasting(ForecastTask):
@@ -152,7 +149,7 @@ class Forecasting(ForecastTask):
             splits = _together(splits, series)
         counts = (getattr(panel, kind).shape[1] for kind in ("historic", "future", "static"))
         missing = bool(np.isnan(panel.targets).any()) or data.least_history < data.input_size
-        self.shape = Shape(horizon, *counts, len(series.ids), missing, series.season, panel.targets.shape[1])
+        self.shape = Shape(horizon, *counts, len(series.ids), missing, panel.targets.shape[1])
         super().__init__(
             dataclasses.replace(self.scored, panel=panel),
             splits,
@@ -164,16 +161,16 @@ class Forecasting(ForecastTask):
             members=config.members,
         )
 
-    def told(self, params, split: str) -> Told:
+    def compare(self, params, split: str) -> Comparison:
         """The forecasts of all windows of a split."""
         of, windows, config = self.scored_of[split], self.scored, self.config
         levels = () if config.head in ("mse", "mae") else LEVELS
-        said = by_series(config, self.forecast(params, self.windows_of[split], levels))
-        means = {config.model.cell: said.mean, "last value": last_value(windows, of)}
-        if self.set.season > 1:
-            means["seasonal naive"] = seasonal_naive(windows, of, self.set.season)
+        forecasts = by_series(config, self.forecast(params, self.windows_of[split], levels))
+        means = {config.model.cell: forecasts.mean, "last value": last_value(windows, of)}
+        if self.set.season_length > 1:
+            means["seasonal naive"] = seasonal_naive(windows, of, self.set.season_length)
         means["linear"] = self._linear(windows, of)
-        return Told(of, means, said.quantiles if levels else None)
+        return Comparison(of, means, forecasts.quantiles if levels else None)
 
     @functools.cached_property
     def _linear(self) -> LinearForecaster:
@@ -181,15 +178,15 @@ class Forecasting(ForecastTask):
         known = (self.scored_of.get(split, nothing) for split in ("train", "validation"))
         return LinearForecaster(self.scored, *known, divided=not self.set.standardized)
 
-    def scores(self, told: Told) -> dict[str, dict[str, float]]:
+    def scores(self, comparison: Comparison) -> dict[str, dict[str, float]]:
         """The scores of all forecasts, by their names; the model's last."""
-        unit, (model, *simple) = self._naive_errors(), told.means
+        unit, (model, *simple) = self._naive_errors(), comparison.means
         return {
             name: scores(
                 self.scored,
-                told.of,
-                told.means[name],
-                told.quantiles if name == model else None,
+                comparison.windows,
+                comparison.means[name],
+                comparison.quantiles if name == model else None,
                 LEVELS,
                 naive_errors=unit,
             )
@@ -201,16 +198,16 @@ class Forecasting(ForecastTask):
         errors = np.ones(len(self.set.ids))
         for number, stop in enumerate(self.set.validation_stop):
             values = self.scored.panel.series(number)[:stop, 0]
-            changes = np.abs(values[self.set.mase_season :] - values[: -self.set.mase_season])
+            changes = np.abs(values[self.set.mase_season_length :] - values[: -self.set.mase_season_length])
             mean = np.nanmean(changes) if np.isfinite(changes).any() else 0
             errors[number] = mean if mean > 0 else np.nan
         return errors
 
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
         """A table of the scores of all forecasts, and those of the model as values; draws the pictures."""
-        told = self.told(params, split)
-        found = self.scores(told)
-        self._draw(told, split, folder)
+        comparison = self.compare(params, split)
+        found = self.scores(comparison)
+        self._draw(comparison, split, folder)
         units = "standardized units" if self.set.standardized else "the units of the data"
         names = list(dict.fromkeys(name for each in found.values() for name in each))
         lines = [f"forecasts of {self.windows.horizon} steps, in {units}:"]
@@ -220,7 +217,7 @@ class Forecasting(ForecastTask):
             lines.append(f"  {method:<16}" + "".join(cells))
         values = {"scores": found, **found[self.config.model.cell]}
         if self.set.log_prices:
-            values["skill"] = self._skill(told)
+            values["skill"] = self._skill(comparison)
             of_all, low, high = (100 * value for value in values["skill"])
             lines.append(
                 f"returns: squared errors are {of_all:.1f} % below those of the random walk, "
@@ -228,49 +225,49 @@ class Forecasting(ForecastTask):
             )
         return "\n".join(lines), values
 
-    def _skill(self, told: Told) -> tuple[float, float, float]:
+    def _skill(self, comparison: Comparison) -> tuple[float, float, float]:
         """Of forecasts of logarithms of prices, which a random walk takes to stay: those of returns."""
-        y, exists = targets_of(self.scored, told.of)
+        y, exists = targets_of(self.scored, comparison.windows)
         ours, naive = (
-            np.sum((y - told.means[name]) ** 2, axis=1, where=exists)
+            np.sum((y - comparison.means[name]) ** 2, axis=1, where=exists)
             for name in (self.config.model.cell, "last value")
         )
         # All series end on the same day.
-        return skill(ours, naive, self.set.test_stop[told.of[0]] - told.of[1])
+        return skill(ours, naive, self.set.test_stop[comparison.windows[0]] - comparison.windows[1])
 
     def draw(self, params, folder: Path) -> list[Path]:
         """Draws curves, forecasts, errors by horizon and calibration, where matplotlib is installed."""
         split = "validation"
         if split not in self.windows_of:
             return [picture for picture in [self._draw_curves(folder)] if picture is not None]
-        return self._draw(self.told(params, split), split, folder)
+        return self._draw(self.compare(params, split), split, folder)
 
     def _draw_curves(self, folder: Path) -> Path | None:
         return draw_curves(folder, ["loss", "mae"] if self.config.model.decoder == "direct" else ["loss"])
 
-    def _draw(self, told: Told, split: str, folder: Path) -> list[Path]:
+    def _draw(self, comparison: Comparison, split: str, folder: Path) -> list[Path]:
         plots = folder / "plots"
-        y, exists = targets_of(self.scored, told.of)
+        y, exists = targets_of(self.scored, comparison.windows)
         errors = {
             name: np.nanmean(np.where(exists, np.abs(y - values), np.nan), axis=0)
-            for name, values in told.means.items()
+            for name, values in comparison.means.items()
         }
         pictures = [
             self._draw_curves(folder),
-            self._draw_some(told, plots / f"forecasts-{split}.png"),
+            self._draw_some(comparison, plots / f"forecasts-{split}.png"),
             draw_errors(errors, plots / f"errors-{split}.png"),
         ]
-        if told.quantiles is not None:
-            shares = [np.mean(y <= told.quantiles[..., at], where=exists) for at in range(len(LEVELS))]
+        if comparison.quantiles is not None:
+            shares = [np.mean(y <= comparison.quantiles[..., at], where=exists) for at in range(len(LEVELS))]
             pictures.append(draw_calibration(LEVELS, shares, plots / f"calibration-{split}.png"))
         return [picture for picture in pictures if picture is not None]
 
-    def _draw_some(self, told: Told, path: Path) -> Path | None:
+    def _draw_some(self, comparison: Comparison, path: Path) -> Path | None:
         """Draws four windows, evenly spread over all."""
-        rows = np.linspace(0, len(told.of[0]) - 1, min(4, len(told.of[0]))).astype(int)
-        series, cutoffs = (part[rows] for part in told.of)
+        rows = np.linspace(0, len(comparison.windows[0]) - 1, min(4, len(comparison.windows[0]))).astype(int)
+        series, cutoffs = (part[rows] for part in comparison.windows)
         batch = self.scored.batch(series, cutoffs)
-        before, came = (
+        before, targets = (
             np.where(batch[f"{name}_exists"], batch[name], np.nan)[..., 0] for name in ("history", "target")
         )
         steps = cutoffs[:, None] + np.arange(-self.scored.input_size, self.scored.horizon)
@@ -278,11 +275,11 @@ class Forecasting(ForecastTask):
         names = [self.set.ids[number] for number in series]
         if times is None:
             names = [f"{name}, step {cutoff:,}" for name, cutoff in zip(names, cutoffs, strict=True)]
-        shown = {name: values[rows] for name, values in told.means.items() if name != "last value"}
+        shown = {name: values[rows] for name, values in comparison.means.items() if name != "last value"}
         bands = None
-        if told.quantiles is not None:
-            bands = tuple(told.quantiles[rows][..., LEVELS.index(level)] for level in (0.1, 0.9))
-        return draw_windows(before, came, shown, bands, names, path, times)
+        if comparison.quantiles is not None:
+            bands = tuple(comparison.quantiles[rows][..., LEVELS.index(level)] for level in (0.1, 0.9))
+        return draw_windows(before, targets, shown, bands, names, path, times)
 
     def describe(self) -> str:
         """The series, the windows and the model, in a line each."""
