@@ -129,7 +129,7 @@ class LSTMForecaster:
         val_size: int = 0,
         calibration_windows: int = 0,
         warm_start: bool = False,
-        freq: str | int | None = None,
+        freq: Any = None,
         id_col: str = "unique_id",
         time_col: str = "ds",
         target_col: str = "y",
@@ -154,7 +154,7 @@ class LSTMForecaster:
             series. Exogenous variables keep the scales and categories of the first fit, which the parameters
             were learnt for. Cannot be combined with `calibration_windows`, whose steps the fitted parameters
             may already have been trained on; calibration by an earlier fit is dropped.
-          freq: frequency of the times; inferred by default.
+          freq: frequency of the times, see `lstmx.forecasting.read_frame`; inferred by default.
           id_col, time_col, target_col: names of the columns.
           gaps: "fill" to take missing steps as missing values, "refuse" to raise an error.
 
@@ -256,7 +256,7 @@ class LSTMForecaster:
         calibration_windows: int = 0,
         level: float | Sequence[float] | None = None,
         quantiles: float | Sequence[float] | None = None,
-        freq: str | int | None = None,
+        freq: Any = None,
         id_col: str = "unique_id",
         time_col: str = "ds",
         target_col: str = "y",

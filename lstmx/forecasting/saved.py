@@ -121,7 +121,7 @@ def read(folder: Path) -> Saved:
         parts = [files[name] for name in (_WEIGHTS, *((_SERIES,) if kept is not None else ()))]
     weights, *arrays = (_read_arrays(folder, part) for part in parts)
     with damage_of(folder):
-        return Saved(described, weights, _series(*arrays, kept) if arrays else None)
+        return Saved(described, weights, _series(arrays[0], kept) if arrays else None)
 
 
 @contextlib.contextmanager
@@ -181,7 +181,7 @@ def _series(arrays: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> FrameP
         categories=categories, like=None, **names,
     )  # fmt: skip
     id_col, time_col, _ = series.columns
-    first = times_of(series, 0, [0])
+    first = times_of(series, 0, np.array([0]))
     like = frame_of(kept["kind"], (id_col, [series.ids[0]]), {time_col: first}, {}, (None, None))
     return FramePanel(**{**vars(series), "like": like.head(0)})
 

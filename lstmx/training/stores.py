@@ -1,4 +1,4 @@
-"""Where the loop puts records, checkpoints and samples: a run folder, or memory."""
+"""Stores for the loop's records, checkpoints and samples: a run folder, or memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +18,12 @@ from lstmx.training.task import PyTree
 
 
 class Store(Protocol):
-    """What the loop needs of a place for its results.
+    """What the loop needs of a place for its results."""
 
-    Attributes:
-        records: all records of the run so far, in order.
-    """
-
-    records: list[dict[str, Any]]
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All records of the run so far, in order."""
+        ...
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record with at least step and split."""
@@ -39,7 +38,7 @@ class Store(Protocol):
         ...
 
     def advice(self) -> str:
-        """What is left, and what to do, after a loss that is not finite; lines that follow the message."""
+        """Lines that follow the message of a non-finite loss: what is saved, and what to do."""
         ...
 
 
@@ -106,12 +105,12 @@ class MemoryStore:
         best = best_validation(self.records)
         if best is not None and best["step"] == int(state.step):
             params, _ = exchange_average(state.params, state.opt_state)
-            # The next step is given the buffers of the state.
+            # The next step takes over the buffers of the state.
             self.best = jax.tree.map(jnp.copy, params)
 
     def save_sample(self, step: int, text: str) -> None:
-        """Nothing: it has been shown."""
+        """Does nothing: samples are only shown."""
 
     def advice(self) -> str:
-        """Nothing."""
+        """No lines: the caller knows its options."""
         return ""
