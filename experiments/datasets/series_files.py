@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from experiments.datasets.compressed import find_file
+from experiments.datasets.csv_dialect import delimiter_of
 
 _MISSING = ("", "na", "nan")
 _FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
@@ -153,7 +154,7 @@ class Table:
 
 
 def read_table(path: pathlib.Path, content: bytes) -> Table:
-    """Reads a CSV file with a header; blank lines do not count.
+    """Reads a CSV file with a header, separated by commas, semicolons or tabs; blank lines do not count.
 
     Args:
       path: where it comes from.
@@ -168,9 +169,11 @@ def read_table(path: pathlib.Path, content: bytes) -> Table:
         text = content.decode("latin-1")
     if "\0" in text:
         raise ValueError(f"{path} is not text: it has a NUL character")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows, lines = [], []
     try:
+        first = text.lstrip("\r\n").split("\n", 1)[0]
+        delimiter = delimiter_of(lambda delimiter: next(csv.reader([first], delimiter=delimiter)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for row in reader:
             if row:
                 rows.append(row)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.datasets.csv_dialect import delimiter_of
 from experiments.datasets.series_sets import SeriesSet
 from lstmx.forecasting import FramePanel, read_frame, require_pandas
 
@@ -26,7 +27,7 @@ def read_table(
     future: Sequence[str] = (),
     frequency: str | int | None = None,
 ) -> FramePanel:
-    """Reads a CSV file of series, compressed (.gz, .xz, ...) or not.
+    """Reads a CSV file of series, with commas, semicolons or tabs, compressed (.gz, .xz, ...) or not.
 
     Args:
       path: the file, with a line of names first.
@@ -47,10 +48,16 @@ def read_table(
     pandas, path = require_pandas(), pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+
+    def read(delimiter: str, **options) -> Any:
+        # With "utf-8-sig" a byte order mark is no part of the first name.
+        return pandas.read_csv(path, sep=delimiter, encoding="utf-8-sig", **options)
+
     try:
-        df = pandas.read_csv(path, dtype=None if id_col is None else {id_col: str})
+        delimiter = delimiter_of(lambda delimiter: read(delimiter, nrows=0).columns)
+        df = read(delimiter, dtype=None if id_col is None else {id_col: str})
     except (UnicodeDecodeError, pandas.errors.ParserError, pandas.errors.EmptyDataError, OSError) as error:
-        raise ValueError(f"{path} is not a table of comma-separated values: {error}") from error
+        raise ValueError(f"{path} is not a CSV file: {error}") from error
     if id_col is None:
         df = df.assign(**{_ID: target_col})
     return read_frame(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.datasets import series_files
 from experiments.datasets.series_table import read_table, table_set
 
 NAMES = {"id_col": None, "time_col": "time", "target_col": "load"}
@@ -32,6 +33,33 @@ def test_ids_are_names_though_they_look_like_numbers(tmp_path):
     series = read_table(packed, **{**NAMES, "id_col": "shop"})
     assert series.ids == ("007", "7")
     assert series.panel.series(0)[:, 0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_delimiters_and_byte_order_marks_are_recognised(tmp_path, delimiter, encoding):
+    frame = pd.DataFrame({"shop": ["ä, b", "ä, b"], "time": [1, 2], "load": [1.5, 2.5]})
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, sep=delimiter, encoding=encoding, index=False)
+    series = read_table(path, **{**NAMES, "id_col": "shop"})
+    assert series.ids == ("ä, b",)
+    assert series.panel.targets.ravel().tolist() == [1.5, 2.5]
+
+
+def test_a_decimal_comma_is_no_number(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("time;load\n1;1,5\n2;2,5\n")
+    with pytest.raises(ValueError, match=r"load must .*, got '1,5' in"):
+        read_table(path, **NAMES)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_published_tables_are_recognised_too(delimiter, mark):
+    rows = ["", "time,load", "2024-01-01,1.5"]
+    table = series_files.read_table("table.csv", mark + "\n".join(rows).replace(",", delimiter).encode())
+    assert (table.header, table.lines) == (["time", "load"], [3])
+    assert table.numbers(["load"]).item() == 1.5
 
 
 def test_each_series_is_cut_by_shares(tmp_path):
