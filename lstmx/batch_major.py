@@ -1,24 +1,27 @@
 """What the layers of `lstmx.nnx` and `lstmx.linen` share: `lstmx.scan` with the batch first, and checks."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from lstmx import axes
-from lstmx.cells.base import PyTree, described
+from lstmx.cells.base import Cell, Network, PyTree, described
 from lstmx.scan import scan
 
 
 def batch_major_scan(
-    network,
+    network: Cell | Network,
     params: PyTree,
     xs: jax.Array,
     initial_state: PyTree = None,
     *,
-    mask=None,
-    resets=None,
-    segment_ids=None,
-    **options,
-) -> tuple[PyTree, jax.Array] | tuple[PyTree, jax.Array, PyTree]:
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    **options: Any,
+) -> tuple[PyTree, jax.Array, *tuple[PyTree, ...]]:
     """Runs a cell or network over sequences.
 
     Args:
@@ -39,8 +42,8 @@ def batch_major_scan(
     """
     xs = require_sequences(network, xs)
     time = xs.ndim - 1 - network.num_feature_axes
-    flags = {"mask": mask, "resets": resets, "segment_ids": segment_ids}
-    flags = {k: jnp.asarray(v) for k, v in flags.items() if v is not None}
+    given = {"mask": mask, "resets": resets, "segment_ids": segment_ids}
+    flags: dict[str, Any] = {k: jnp.asarray(v) for k, v in given.items() if v is not None}
     for name, flag in flags.items():
         if flag.ndim == 0:
             raise ValueError(f"{name} must be [*batch, time] = {xs.shape[: time + 1]}, got ()")
@@ -50,7 +53,7 @@ def batch_major_scan(
     return state, *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), stacks)
 
 
-def require_sequences(network, xs: jax.Array) -> jax.Array:
+def require_sequences(network: Cell | Network, xs: jax.Array) -> jax.Array:
     """The inputs of a layer as an array.
 
     Raises:

@@ -5,7 +5,7 @@ Arrays are batch-major: inputs `[*batch, T, D]`, masks and resets `[*batch, T]`.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 from flax import linen as nn
@@ -16,7 +16,7 @@ from lstmx.cells import initializers
 from lstmx.cells.base import PyTree, learns_initial_state
 from lstmx.cells.initializers import Initializer
 from lstmx.nested import Layout, as_carry, layout_of, nest, unnest
-from lstmx.scan import step
+from lstmx.scan import Implementation, step
 
 
 class Layer(nn.Module):
@@ -34,7 +34,7 @@ class Layer(nn.Module):
       (2, 5, 8)
     """
 
-    network: object
+    network: Any
     deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
 
     @nn.compact
@@ -49,8 +49,8 @@ class Layer(nn.Module):
         segment_ids: jax.Array | None = None,
         reverse: bool = False,
         deterministic: bool | None = None,
-        **options,
-    ) -> tuple[PyTree, jax.Array]:
+        **options: Any,
+    ) -> tuple[PyTree, jax.Array, *tuple[PyTree, ...]]:
         """Runs the layer over a sequence; see `lstmx.nnx.Layer`.
 
         A layer with dropout or regularizers needs `deterministic`, as the field or in the call, like
@@ -100,13 +100,15 @@ class _Layers(Layer):
     """Layers of one type of cell, whose options are fields of the module; see `LSTM`."""
 
     # A property here: the network follows from the other fields. ClassVar removes the inherited field.
-    network: ClassVar
+    network: ClassVar  # type: ignore[misc]
+    cell_type: ClassVar[type]
 
-    hidden_size: int
+    # Flax does not tell type checkers that fields can be keyword-only.
+    hidden_size: int  # type: ignore[misc]
     num_layers: int = dataclasses.field(default=1, kw_only=True)
     bidirectional: bool = dataclasses.field(default=False, kw_only=True)
     dropout_rate: float = dataclasses.field(default=0.0, kw_only=True)
-    connections: str = dataclasses.field(default="plain", kw_only=True)
+    connections: networks.Connections = dataclasses.field(default="plain", kw_only=True)
 
     def __init_subclass__(cls, cell_type: type | None = None, **kwargs):
         if cell_type is not None:
@@ -126,8 +128,8 @@ class _Layers(Layer):
         _network_of(self)
         super().__post_init__()
 
-    @property
-    def network(self):
+    @property  # type: ignore[no-redef]
+    def network(self) -> networks.Stack:
         """The network that the options describe."""
         return _network_of(self)
 
@@ -140,7 +142,7 @@ def _network_of(layers: _Layers):
     )
 
 
-class LSTM(_Layers, cell_type=cells.LSTM):
+class LSTM(_Layers, cell_type=cells.LSTM):  # type: ignore[misc]
     """LSTM layers.
 
     The size of the inputs is inferred at the first call, as everywhere in Linen. Lifted transforms
@@ -162,13 +164,36 @@ class LSTM(_Layers, cell_type=cells.LSTM):
       (2, 5, 8)
     """
 
+    if TYPE_CHECKING:  # the fields of the cell are known only when Python runs
 
-class GRU(_Layers, cell_type=cells.GRU):
+        def __init__(
+            self,
+            hidden_size: int,
+            *,
+            num_layers: int = 1,
+            bidirectional: bool = False,
+            dropout_rate: float = 0.0,
+            connections: networks.Connections = "plain",
+            deterministic: bool | None = None,
+            name: str | None = None,
+            **cell_options: Any,
+        ) -> None: ...
+
+
+class GRU(_Layers, cell_type=cells.GRU):  # type: ignore[misc]
     """GRU layers; see `lstmx.GRU` for the cell and `lstmx.linen.LSTM` for the other fields."""
 
+    if TYPE_CHECKING:  # see LSTM
 
-class Elman(_Layers, cell_type=cells.Elman):
+        def __init__(self, hidden_size: int, **options: Any) -> None: ...
+
+
+class Elman(_Layers, cell_type=cells.Elman):  # type: ignore[misc]
     """Elman layers; see `lstmx.Elman` for the cell and `lstmx.linen.LSTM` for the other fields."""
+
+    if TYPE_CHECKING:  # see LSTM
+
+        def __init__(self, hidden_size: int, **options: Any) -> None: ...
 
 
 class Cell(nn.RNNCellBase):
@@ -188,9 +213,9 @@ class Cell(nn.RNNCellBase):
       (2, 5, 4)
     """
 
-    cell: object
+    cell: cells.Cell
     carry_init: Initializer | None = None
-    implementation: str | None = None
+    implementation: Implementation | None = None
 
     @nn.compact
     def __call__(self, carry: PyTree, inputs: jax.Array) -> tuple[PyTree, jax.Array]:

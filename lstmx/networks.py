@@ -4,16 +4,19 @@ A network is, like a cell, a frozen dataclass with pure methods; `lstmx.scan` ta
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from lstmx.cells import base
-from lstmx.cells.base import Cell, Params, PyTree, State, output_size
+from lstmx.cells.base import Cell, Network, Params, PyTree, State, output_size
 from lstmx.cells.lstm import LSTMState
 from lstmx.implementations import choice, cudnn
 from lstmx.scan import scan, step
+
+Connections = Literal["plain", "residual", "dense"]
 
 
 class BothDirections(NamedTuple):
@@ -87,7 +90,7 @@ class Bidirectional:
         return self.forward.num_feature_axes
 
     @property
-    def dtype(self):
+    def dtype(self) -> DTypeLike | None:
         """The compute type of the forward cell."""
         return self.forward.dtype
 
@@ -111,18 +114,10 @@ class Bidirectional:
         return BothDirections(*(start(cell, p, batch_shape) for cell, p in pairs))
 
     def scan(
-        self,
-        params,
-        xs,
-        initial_state=None,
-        *,
-        lengths=None,
-        mask=None,
-        resets=None,
-        reverse=False,
-        key=None,
-        **options,
-    ):
+        self, params: PyTree, xs: ArrayLike, initial_state: State | None = None, *,
+        lengths: ArrayLike | None = None, mask: ArrayLike | None = None, resets: ArrayLike | None = None,
+        reverse: bool = False, key: jax.Array | None = None, **options: Any,
+    ) -> tuple[State, Any, *tuple[PyTree, ...]]:  # fmt: skip
         """See `lstmx.scan`."""
         flags = {"lengths": lengths, "mask": mask, "resets": resets}
         whole = _in_one_call(self, params, xs, initial_state, key, **flags, reverse=reverse, **options)
@@ -144,7 +139,7 @@ class Bidirectional:
         finals, ys, *more = map(BothDirections._make, zip(*runs, strict=True))
         return finals, ys if self.merge is None else _MERGES[self.merge](*ys), *more
 
-    def step(self, params, state, x, **options):
+    def step(self, params: PyTree, state: State, x: ArrayLike, **options: Any) -> NoReturn:
         """Raises TypeError: the backward cell would have to know the future."""
         raise TypeError(
             "a bidirectional network cannot be stepped: its backward cell starts from the last step"
@@ -189,7 +184,7 @@ class Stack:
 
     layers: tuple
     dropout_rate: float = 0.0
-    connections: Literal["plain", "residual", "dense"] = "plain"
+    connections: Connections = "plain"
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -222,7 +217,7 @@ class Stack:
         return self.layers[0].num_feature_axes
 
     @property
-    def dtype(self):
+    def dtype(self) -> DTypeLike | None:
         """The compute type of the last layer."""
         return self.layers[-1].dtype
 
@@ -248,7 +243,10 @@ class Stack:
         pairs = zip(self.layers, entries(self, "params", params), strict=True)
         return tuple(start(layer, p, batch_shape) for layer, p in pairs)
 
-    def scan(self, params, xs, initial_state=None, *, key=None, **options):
+    def scan(
+        self, params: PyTree, xs: ArrayLike, initial_state: State | None = None, *,
+        key: jax.Array | None = None, **options: Any,
+    ) -> tuple[State, jax.Array, *tuple[PyTree, ...]]:  # fmt: skip
         """See `lstmx.scan`."""
         whole = _in_one_call(self, params, xs, initial_state, key, **options)
         if whole is not None:
@@ -262,7 +260,7 @@ class Stack:
 
         return self._through_layers(run, params, initial_state, xs)
 
-    def step(self, params, state, x, **options):
+    def step(self, params: PyTree, state: State, x: ArrayLike, **options: Any) -> tuple[State, jax.Array]:
         """See `lstmx.step`."""
 
         def run(k, layer, p, state, inputs):
@@ -293,7 +291,7 @@ def stacked(
     num_layers: int = 1,
     bidirectional: bool = False,
     dropout_rate: float = 0.0,
-    connections: str = "plain",
+    connections: Connections = "plain",
 ) -> Stack:
     """The network that the Flax layers offer: `num_layers` equal layers, in one or both directions.
 
@@ -307,7 +305,7 @@ def stacked(
     return Stack((layer,) * num_layers, dropout_rate, connections)
 
 
-def start(network, params: PyTree, batch_shape: tuple[int, ...] = ()) -> State:
+def start(network: Cell | Network, params: PyTree, batch_shape: tuple[int, ...] = ()) -> State:
     """The state before the first step: learnt where the parameters have one, else `initial_state`.
 
     Args:
@@ -323,10 +321,10 @@ def start(network, params: PyTree, batch_shape: tuple[int, ...] = ()) -> State:
     """
     if hasattr(network, "start"):
         return network.start(params, batch_shape)
-    return base.start(network, params, batch_shape)
+    return base.start(cast(Cell, network), params, batch_shape)
 
 
-def is_stochastic(network) -> bool:
+def is_stochastic(network: Cell | Network) -> bool:
     """Whether a cell or network computes something else when `scan` is given a key.
 
     Example:
@@ -404,7 +402,7 @@ def _cells_by_layer(network) -> tuple | None:
         layers = [_cells_by_layer(layer) for layer in network.layers]
         if network.connections != "plain" or None in layers:
             return None
-        return tuple(cells for layer in layers for cells in layer)
+        return tuple(cells for layer in layers if layer is not None for cells in layer)
     if isinstance(network, Bidirectional):
         return (tuple(network.cells),) if network.merge == "concat" else None
     return ((network,),)

@@ -19,6 +19,7 @@ An LSTM layer in a model of your own:
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -26,10 +27,10 @@ from flax import nnx
 from lstmx import cells, networks
 from lstmx.batch_major import batch_major_scan, require_layers_between
 from lstmx.cells import initializers
-from lstmx.cells.base import PyTree
+from lstmx.cells.base import Network, PyTree
 from lstmx.cells.initializers import Initializer
 from lstmx.nested import Layout, as_carry, layout_of, nest, require_params, unnest
-from lstmx.scan import step
+from lstmx.scan import Implementation, step
 
 
 class Layer(nnx.Module):
@@ -55,8 +56,15 @@ class Layer(nnx.Module):
       (2, 5, 8)
     """
 
-    def __init__(self, network, in_features: int, *, params: PyTree = None, rngs: nnx.Rngs | None = None):
-        self.network = network
+    def __init__(
+        self,
+        network: cells.Cell | Network,
+        in_features: int,
+        *,
+        params: PyTree = None,
+        rngs: nnx.Rngs | None = None,
+    ):
+        self.network: Any = network
         if params is not None:
             require_params(network, params, in_features)
             self.layout, self.params = _variables(params)
@@ -79,8 +87,8 @@ class Layer(nnx.Module):
         reverse: bool = False,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-        **options,
-    ) -> tuple[PyTree, jax.Array]:
+        **options: Any,
+    ) -> tuple[PyTree, jax.Array, *tuple[PyTree, ...]]:
         """Runs the layer over a sequence.
 
         Args:
@@ -125,7 +133,7 @@ class Layer(nnx.Module):
         x: jax.Array,
         *,
         resets: jax.Array | None = None,
-        implementation: str | None = None,
+        implementation: Implementation | None = None,
     ) -> tuple[PyTree, jax.Array]:
         """One step without dropout, x `[*batch, D]`, resets bool `[*batch]`; see `lstmx.step`."""
         return step(self.network, self.parameters(), state, x, resets=resets, implementation=implementation)
@@ -147,8 +155,9 @@ def dropout_stream(rngs: nnx.Rngs | None) -> nnx.RngStream | None:
       >>> dropout_stream(nnx.Rngs(params=0)) is None, dropout_stream(nnx.Rngs(0)) is None
       (True, False)
     """
-    has_stream = rngs is not None and ("dropout" in rngs or "default" in rngs)
-    return rngs.dropout.fork() if has_stream else None
+    if rngs is None or not ("dropout" in rngs or "default" in rngs):
+        return None
+    return rngs.dropout.fork()
 
 
 def dropout_key(rngs: nnx.Rngs | nnx.RngStream | None) -> jax.Array:
@@ -205,7 +214,7 @@ class LSTM(Layer):
       ((2, 5, 4), (2, 4))
     """
 
-    cell_type = cells.LSTM
+    cell_type: type = cells.LSTM
 
     def __init__(
         self,
@@ -215,9 +224,9 @@ class LSTM(Layer):
         num_layers: int = 1,
         bidirectional: bool = False,
         dropout_rate: float = 0.0,
-        connections: str = "plain",
+        connections: networks.Connections = "plain",
         rngs: nnx.Rngs,
-        **cell_options,
+        **cell_options: Any,
     ):
         cell = self.cell_type(hidden_size, **cell_options)
         require_layers_between(num_layers, dropout_rate, connections)
@@ -265,7 +274,7 @@ class Cell(nnx.RNNCellBase):
         in_features: int,
         *,
         carry_init: Initializer | None = None,
-        implementation: str | None = None,
+        implementation: Implementation | None = None,
         rngs: nnx.Rngs,
     ):
         self.cell = cell
@@ -319,13 +328,13 @@ class Cell(nnx.RNNCellBase):
         return self.cell.num_feature_axes
 
 
-def _drawn(network, key: jax.Array, in_features: int) -> tuple[Layout, nnx.Dict]:
+def _drawn(network, key: jax.Array, in_features: int) -> tuple[Layout, Any]:
     """Fresh parameters, with the metadata that their initializers give them."""
     with initializers.collecting() as box_of:
         return _variables(network.init(key, in_features), box_of)
 
 
-def _variables(params: PyTree, box_of: Callable = lambda array: None) -> tuple[Layout, nnx.Dict]:
+def _variables(params: PyTree, box_of: Callable = lambda array: None) -> tuple[Layout, Any]:
     """Parameters as `nnx.Param`s under the names of their parts, and the layout that restores the tree."""
     layout = layout_of(params)
 

@@ -5,6 +5,7 @@ computes the same result. Without a key there is none: that is evaluation.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,15 @@ class Regularized:
         """The same, learnt where it is."""
         return base.start(self.cell, params, batch_shape)
 
-    def scan(self, params, xs, initial_state=None, *, key=None, **options):
+    def scan(
+        self,
+        params: PyTree,
+        xs: ArrayLike,
+        initial_state: State | None = None,
+        *,
+        key: jax.Array | None = None,
+        **options: Any,
+    ) -> tuple[State, jax.Array, *tuple[PyTree, ...]]:
         """See `lstmx.scan`."""
         cell = self._in_loop
         if key is None or not self.is_stochastic:
@@ -143,7 +152,7 @@ class Regularized:
         final, ys, *states = scan(cell, params, xs, initial_state, key=loop_key, **options)
         return final, locked_dropout(output_key, ys, self.output_dropout), *states
 
-    def step(self, params, state, x, **options):
+    def step(self, params: PyTree, state: State, x: ArrayLike, **options: Any) -> tuple[State, jax.Array]:
         """See `lstmx.step`: one step of evaluation, zoneout as its mean."""
         return step(self._in_loop, params, state, x, **options)
 
@@ -193,11 +202,13 @@ class _Noisy:
 
     def noise(self, key: jax.Array, steps: int, batch_shape: tuple[int, ...]) -> Noise:
         """Draws what the loop needs."""
-        options, cell = self.options, self.options.cell
+        options = self.options
+        cell: Any = options.cell  # with what only some cells have
         state = jax.eval_shape(lambda: cell.initial_state(batch_shape))
         y = jax.eval_shape(cell.output, state)
         recurrent_key, update_key, hidden_key, cell_key = jax.random.split(key, 4)
-        locked, stepwise = {}, {}
+        locked: dict[str, jax.Array] = {}
+        stepwise: dict[str, jax.Array] = {}
         if options.recurrent_dropout > 0:
             gates = (cell.num_gates_masked,) if options.per_gate else ()
             shape = (*y.shape[:-1], *gates, y.shape[-1])
@@ -214,7 +225,7 @@ class _Noisy:
         return Noise(locked, stepwise)
 
     def recurrent_map(self, params: PyTree, y: jax.Array, locked: PyTree = None) -> PyTree:
-        cell = self.options.cell
+        cell: Any = self.options.cell
         mask = (locked or {}).get("recurrent")
         if mask is None:
             return cell.recurrent_map(params, y)

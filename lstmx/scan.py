@@ -1,7 +1,7 @@
 """`scan` and `step`: cells and networks over time, with ragged batches, gaps, resets and reversal."""
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from lstmx import axes
 from lstmx.cells import base
-from lstmx.cells.base import Cell, Params, PyTree, State, resolved, start
+from lstmx.cells.base import Cell, Network, PyTree, State, resolved, start
 from lstmx.implementations import choice, chunks, reference
 from lstmx.implementations.reference import Sequence
 
@@ -19,8 +19,8 @@ Remat = Literal["gates", "sqrt"] | int | None
 
 
 def scan(
-    cell: Cell,
-    params: Params,
+    cell: Cell | Network,
+    params: PyTree,
     xs: ArrayLike,
     initial_state: State | None = None,
     *,
@@ -34,7 +34,7 @@ def scan(
     remat: Remat = None,
     unroll: int = 1,
     return_states: bool | Literal["gates"] = False,
-) -> tuple[State, jax.Array] | tuple[State, jax.Array, PyTree]:
+) -> tuple[State, jax.Array, *tuple[PyTree, ...]]:
     """Runs a cell, or a network of cells, over a sequence.
 
     Steps that `lengths` or `mask` excludes are skipped: the input is not read (it may be NaN), a reset is not
@@ -113,9 +113,9 @@ def scan(
             return_states=return_states,
         )
     if remat not in (None, "gates", "sqrt"):
-        if not base.is_integer(remat) or remat < 1:
+        if not base.is_integer(remat) or cast(int, remat) < 1:
             raise ValueError(f'remat must be None, "gates", "sqrt" or a number of steps, got {remat!r}')
-        remat = int(remat)
+        remat = int(cast(int, remat))
     if return_states not in (False, True, "gates"):
         raise ValueError(f'return_states must be False, True or "gates", got {return_states!r}')
     if return_states == "gates" and not hasattr(cell, "gates"):
@@ -138,12 +138,13 @@ def scan(
     }
     options = tuple(name for name, is_given in given.items() if is_given)
     job = choice.Job(cell, xs, remat, choice.platform(), options)
-    implementation = choice.prepare(job, implementation)
+    chosen = choice.prepare(job, implementation)
     if segment_ids is not None:
         if not (lengths is mask is resets is None):
             raise ValueError(
                 "segment_ids cannot be combined with lengths, mask or resets: they define padding and resets"
             )
+        keep: jax.Array | None
         keep, resets = _segments(segment_ids, xs.shape[0], batch, reverse)
     else:
         keep = _keep(lengths, mask, xs.shape[0], batch)
@@ -152,14 +153,14 @@ def scan(
     # A symbolic number of steps cannot be divided by another number.
     unroll = 1 if reference.is_symbolic(xs.shape[0]) else int(unroll)
     return _scan(
-        cell, params, state, Sequence(xs, keep, resets), key, implementation=implementation,
+        cell, params, state, Sequence(xs, keep, resets), key, implementation=chosen,
         reverse=bool(reverse), remat=remat, unroll=unroll, return_states=return_states,
     )  # fmt: skip
 
 
 def step(
-    cell: Cell,
-    params: Params,
+    cell: Cell | Network,
+    params: PyTree,
     state: State | None,
     x: ArrayLike,
     *,
@@ -201,24 +202,24 @@ def step(
     batch = x.shape[: x.ndim - cell.num_feature_axes]
     cell = resolved(cell, params, x)
     job = choice.Job(cell, x[None], None, choice.platform(), () if resets is None else ("resets",))
-    implementation = choice.prepare(job, implementation)
+    chosen = choice.prepare(job, implementation)
     resets = None if resets is None else _flags("resets", resets, batch, has_time=False)[None]
     state = None if state is None else _state("step", cell, state, batch)
     state, ys = _scan(
-        cell, params, state, Sequence(job.xs, None, resets), None, implementation=implementation,
+        cell, params, state, Sequence(job.xs, None, resets), None, implementation=chosen,
         reverse=False, remat=None, unroll=1, return_states=False,
     )  # fmt: skip
     return state, ys[0]
 
 
 def which_implementation(
-    cell: Cell,
+    cell: Cell | Network,
     implementation: Implementation | None = None,
     *,
     xs: ArrayLike | jax.ShapeDtypeStruct | None = None,
     remat: Remat = None,
     options: tuple[str, ...] = (),
-) -> Implementation | tuple:
+) -> str | tuple[Any, ...]:
     """The implementation that `scan` would choose; nothing is run or compiled.
 
     Args:
@@ -250,7 +251,7 @@ def which_implementation(
     if xs is not None:
         xs = jax.typeof(xs) if not isinstance(xs, jax.ShapeDtypeStruct) else xs
     like = jax.ShapeDtypeStruct((), cell.param_dtype)
-    cell = resolved(cell, like, like if xs is None else xs)
+    cell = resolved(cell, like, cast(Any, like if xs is None else xs))
     return choice.choose(choice.Job(cell, xs, remat, choice.platform(), options), implementation)
 
 
@@ -322,7 +323,7 @@ def _require_array(function: str, name: str, x: Any) -> None:
         raise TypeError(f"{name} must be an array, got {base.described(x)}; {_order(function)}")
 
 
-def _check_input(cell: Cell, params: Params, x: jax.Array, time: str, name: str) -> None:
+def _check_input(cell: Cell, params: PyTree, x: jax.Array, time: str, name: str) -> None:
     feature_axes = cell.num_feature_axes
     least = feature_axes + (1 if time else 0)
     names, shape = axes.described(x.shape, feature_axes) if time else ("[*batch, features]", x.shape)
@@ -414,7 +415,8 @@ def _require_shape(name: str, shape: tuple, want: tuple, has_time: bool = True) 
 def _state(function: str, cell: Cell, state: State, batch: tuple[int, ...]) -> State:
     """The given state with the structure and types of the cell's state."""
     fresh = cell.initial_state(batch)
-    want, got = jax.tree.structure(fresh), jax.tree.structure(state)
+    want: Any = jax.tree.structure(fresh)
+    got: Any = jax.tree.structure(state)
     if got != want:
         # Flax and older code carry a plain tuple (c, h).
         if not (isinstance(state, tuple | list) and len(state) == want.num_leaves == got.num_leaves):

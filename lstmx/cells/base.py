@@ -19,7 +19,7 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -68,11 +68,22 @@ class Cell(Protocol):
                                            take it as a last argument (`lstmx.Regularized`)
     """
 
-    hidden_size: int
-    dtype: DTypeLike | None
-    param_dtype: DTypeLike
+    # Properties, so that the fields of a frozen dataclass satisfy the protocol.
+    @property
+    def hidden_size(self) -> int:
+        """The number of units H."""
 
-    num_feature_axes: int
+    @property
+    def dtype(self) -> DTypeLike | None:
+        """The compute type."""
+
+    @property
+    def param_dtype(self) -> DTypeLike:
+        """The type of the parameters."""
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of feature axes of an input."""
 
     def init(self, key: jax.Array, input_size: int) -> Params:
         """Draws parameters for inputs of `input_size` features."""
@@ -94,6 +105,37 @@ class Cell(Protocol):
 
     def output(self, state: State) -> jax.Array:
         """`y`, a linear function of the state, in the compute type."""
+
+
+class Network(Protocol):
+    """The protocol of what is made of cells: `lstmx.Stack`, `lstmx.Bidirectional` and `lstmx.Regularized`."""
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of feature axes of an input."""
+
+    @property
+    def dtype(self) -> DTypeLike | None:
+        """The compute type."""
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The cells and networks that it is made of."""
+
+    @property
+    def scan(self) -> Callable[..., Any]:
+        """See `lstmx.scan`; the first argument is `params`."""
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """See `lstmx.step`; the first argument is `params`."""
+
+    @property
+    def init(self) -> Callable[[jax.Array, int], PyTree]:
+        """Draws the parameters of all cells."""
+
+    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+        """The states of all cells before the first step."""
 
 
 def affine(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -240,7 +282,7 @@ def with_dtype(cell: Cell, dtype: DTypeLike) -> Cell:
     """
     if hasattr(cell, "with_dtype"):
         return cell.with_dtype(dtype)
-    return dataclasses.replace(cell, dtype=dtype, **dict.fromkeys(initializers.names_in(cell)))
+    return dataclasses.replace(cast(Any, cell), dtype=dtype, **dict.fromkeys(initializers.names_in(cell)))
 
 
 def is_integer(value: Any) -> bool:

@@ -115,16 +115,22 @@ class ConvLSTM:
     @property
     def output_shape(self) -> tuple[int, ...]:
         """The spatial axes of the state and of the outputs."""
-        axes = zip(self.spatial_shape, self.kernel_size, self.strides, self.dilation, strict=True)
+        axes = zip(
+            self.spatial_shape, *map(self._by_axis, ("kernel_size", "strides", "dilation")), strict=True
+        )
         if self.padding == "same":
             return tuple(-(-n // stride) for n, _, stride, _ in axes)
         return tuple(max(0, (n - (k - 1) * d - 1) // stride + 1) for n, k, stride, d in axes)
+
+    def _by_axis(self, name: str) -> tuple[int, ...]:
+        """A size that was given for all axes or for each, which `__post_init__` has made one for each."""
+        return getattr(self, name)
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
         base.require_sizes(input_size=input_size)
         units, dtype = self.hidden_size, self.param_dtype
         input_key, recurrent_key = jax.random.split(key)
-        rows = (*self.kernel_size, input_size)
+        rows = (*self._by_axis("kernel_size"), input_size)
         kernel = initializers.input_kernel(input_key, rows, units, 4, dtype, self.kernel_init)
         input_params = {"kernel": kernel}
         if self.use_bias:
@@ -132,10 +138,10 @@ class ConvLSTM:
             bias = initializers.bias(bias_key, units, 4, dtype, self.bias_init)
             forget = slice(units, 2 * units)
             input_params["bias"] = initializers.changed(bias, bias.at[forget].add(self.forget_bias))
-        rows = (*self.kernel_size, units)
+        rows = (*self._by_axis("kernel_size"), units)
         kernel = initializers.recurrent_kernel(recurrent_key, rows, units, 4, dtype, self.recurrent_init)
         recurrent = {"kernel": kernel}
-        update = ()
+        update: base.PyTree = ()
         if self.peephole:
             shape = (*self.output_shape, units)
             # A buffer for each gate, so that the parameters can be donated.
@@ -146,17 +152,24 @@ class ConvLSTM:
         shape, dtype = (*batch_shape, *self.output_shape, self.hidden_size), self.dtype or self.param_dtype
         return LSTMState(c=jnp.zeros(shape, base.carried_dtype(dtype)), h=jnp.zeros(shape, dtype))
 
-    def input_shape(self, params):
+    def input_shape(self, params: base.Params) -> tuple[int, ...]:
         return (*self.spatial_shape, params.input["kernel"].shape[-2])
 
-    def input_map(self, params, x):
+    def input_map(self, params: base.PyTree, x: jax.Array) -> base.PyTree:
         return _convolve(params, x, self.strides, self.dilation, self.padding)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         ones = (1,) * len(self.spatial_shape)
         return _convolve(params, y, ones, ones, "same")
 
-    def update(self, params, state, z, r, candidate_mask=None):
+    def update(
+        self,
+        params: base.PyTree,
+        state: base.State,
+        z: base.PyTree,
+        r: base.PyTree,
+        candidate_mask: jax.Array | None = None,
+    ) -> base.State:
         wide = state.c.dtype
         if candidate_mask is None and self._is_plain:
             c, h = lstm.plain_gates(state.c, z.astype(wide) + r.astype(wide))
@@ -165,10 +178,12 @@ class ConvLSTM:
         h = gates["o"] * resolve(self.output_activation)(c)
         return LSTMState(c=c, h=h.astype(z.dtype))
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.h
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """i, f, g, o after their activations, of the shape of c, from the state before the step."""
         return self._gates_and_cell(params, state, z, r)[0]
 

@@ -89,12 +89,12 @@ class Elman:
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return jnp.zeros((*batch_shape, self.hidden_size), self.dtype or self.param_dtype)
 
-    def update(self, params, state, z, r):
+    def update(self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree) -> base.State:
         del params
         a = z + r
         if self.gate_clip is not None:
             a = jnp.clip(a, -self.gate_clip, self.gate_clip)
         return resolve(self.activation)(a).astype(state.dtype)
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.astype(self.dtype or state.dtype)

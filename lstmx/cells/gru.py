@@ -104,8 +104,9 @@ class GRU:
 
         input_kernel = initializers.input_kernel(input_key, input_size, units, 3, dtype, self.kernel_init)
         input_params = {"kernel": input_kernel, **bias(bias_keys[0])}
+        update: base.PyTree = ()
         if self.reset_after:
-            recurrent, update = {"kernel": kernel(recurrent_key, 3), **bias(bias_keys[1])}, ()
+            recurrent = {"kernel": kernel(recurrent_key, 3), **bias(bias_keys[1])}
         else:
             gates_key, candidate_key = jax.random.split(recurrent_key)
             recurrent, update = {"kernel": kernel(gates_key, 2)}, {"kernel": kernel(candidate_key, 1)}
@@ -115,35 +116,46 @@ class GRU:
         dtype = base.carried_dtype(self.dtype or self.param_dtype)
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         r = base.affine(params, y)
         # The candidate's matmul has the same input as this one: y, or y with a regularizer's mask.
         return r if self.reset_after else (r, y)
 
-    def recurrent_map_by_gate(self, params, ys):
+    def recurrent_map_by_gate(self, params: base.PyTree, ys: base.PyTree) -> base.PyTree:
         """`recurrent_map` with a separate h for each gate, in the order reset, update, n."""
         if self.reset_after:
             return base.affine_by_gate(params, ys)
         return base.affine_by_gate(params, ys[:2]), ys[2]
 
-    def update(self, params, state, z, r, candidate_mask=None):
+    def update(
+        self,
+        params: base.PyTree,
+        state: base.State,
+        z: base.PyTree,
+        r: base.PyTree,
+        candidate_mask: jax.Array | None = None,
+    ) -> base.State:
         if candidate_mask is None and self.is_plain:
             return _plain_gates(state, z.astype(state.dtype), r.astype(state.dtype))
         gates = self.gates(params, state, z, r)
         n = gates["n"] if candidate_mask is None else gates["n"] * candidate_mask.astype(state.dtype)
         return n + gates["update"] * (state - n)
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.astype(self.dtype or state.dtype)
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """reset, update, n after their activations, `[..., H]`, from the state before the step."""
         z_r, z_u, z_n = jnp.split(z.astype(state.dtype), 3, axis=-1)
-        r, y = (r, None) if self.reset_after else r
+        y = None
+        if not self.reset_after:
+            r, y = r
         r_r, r_u, *r_n = jnp.split(r.astype(state.dtype), 3 if self.reset_after else 2, axis=-1)
         activate = resolve(self.gate_activation)
         reset, update = activate(self._clipped(z_r + r_r)), activate(self._clipped(z_u + r_u))
-        if self.reset_after:
+        if y is None:
             candidate = reset * r_n[0]
         else:
             candidate = base.affine(params, reset.astype(y.dtype) * y).astype(state.dtype)

@@ -94,12 +94,12 @@ class IndRNN:
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return jnp.zeros((*batch_shape, self.hidden_size), self.dtype or self.param_dtype)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         return params["scale"].astype(y.dtype) * y
 
-    def update(self, params, state, z, r):
+    def update(self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree) -> base.State:
         del params
         return resolve(self.activation)(z + r).astype(state.dtype)
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.astype(self.dtype or state.dtype)

@@ -129,7 +129,7 @@ def check(cell: object) -> None:
             hash(value)
         except TypeError as error:
             raise TypeError(f"{name} must be hashable, as all fields of a cell: {error}") from None
-    if getattr(cell, "bias_init", None) is not None and not cell.use_bias:
+    if getattr(cell, "bias_init", None) is not None and not getattr(cell, "use_bias", True):
         raise ValueError("bias_init has no effect with use_bias=False")
 
 

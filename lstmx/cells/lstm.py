@@ -180,7 +180,7 @@ class LSTM:
         size = self.hidden_size * len(self._gates_proper)
         return LSTMGatesState(c=c, h=h, gates=jnp.zeros((*batch_shape, size), dtype))
 
-    def input_map(self, params, x):
+    def input_map(self, params: base.PyTree, x: jax.Array) -> base.PyTree:
         if self.layer_norm not in ("ba", "fastrnns"):
             return base.affine(params, x)
         z = base.matmul(params["kernel"], x)
@@ -188,7 +188,14 @@ class LSTM:
         wide = z.astype(base.carried_dtype(z.dtype))
         return self._normalised(wide, params["scale"], params.get("bias")).astype(z.dtype)
 
-    def update(self, params, state, z, r, candidate_mask=None):
+    def update(
+        self,
+        params: base.PyTree,
+        state: base.State,
+        z: base.PyTree,
+        r: base.PyTree,
+        candidate_mask: jax.Array | None = None,
+    ) -> base.State:
         wide = state.c.dtype
         if candidate_mask is None and self.is_plain:
             c, h = plain_gates(state.c, z.astype(wide) + r.astype(wide))
@@ -205,10 +212,12 @@ class LSTM:
         proper = [gates[name].astype(z.dtype) for name in self._gates_proper]
         return LSTMGatesState(c=c, h=h, gates=jnp.concatenate(proper, axis=-1))
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.h
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """i, f, g, o after their activations, `[..., H]`, from the state before the step."""
         gates, _ = self._gates_and_cell(params, state, z, r)
         return {name: jnp.broadcast_to(gate, state.c.shape) for name, gate in gates.items()}
@@ -221,7 +230,7 @@ class LSTM:
     def is_plain(self) -> bool:
         """Whether a step is that of Gers et al. 2000."""
         plain = LSTM(self.hidden_size, num_heads=self.num_heads)
-        shape = ("forget_bias", "use_bias", "chrono", "learn_initial_state", "dtype", "param_dtype")
+        shape = ["forget_bias", "use_bias", "chrono", "learn_initial_state", "dtype", "param_dtype"]
         shape += initializers.FIELDS
         return dataclasses.replace(plain, **{name: getattr(self, name) for name in shape}) == self
 

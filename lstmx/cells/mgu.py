@@ -98,7 +98,8 @@ class MGU:
             bias = initializers.bias(bias_keys[0], units, 2, dtype, self.bias_init)
             input_params["bias"] = initializers.changed(bias, bias.at[:units].add(self.forget_bias))
         kernel = initializers.recurrent_kernel(recurrent_key, units, units, 2, dtype, self.recurrent_init)
-        recurrent, update = {"kernel": kernel}, ()
+        recurrent = {"kernel": kernel}
+        update: base.PyTree = ()
         if self.reset == "before":
             of_gate, of_candidate = (
                 initializers.changed(kernel, half) for half in jnp.split(kernel, 2, axis=1)
@@ -112,7 +113,7 @@ class MGU:
         dtype = base.carried_dtype(self.dtype or self.param_dtype)
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         if "bias" in params:  # of the candidate: one of the gate would duplicate the input bias
             bias = params["bias"]
             params = {"kernel": params["kernel"], "bias": jnp.concatenate([jnp.zeros_like(bias), bias])}
@@ -120,16 +121,25 @@ class MGU:
         # The candidate's matmul has the same input as this one: y, or y with a regularizer's mask.
         return (r, y) if self.reset == "before" else r
 
-    def update(self, params, state, z, r, candidate_mask=None):
+    def update(
+        self,
+        params: base.PyTree,
+        state: base.State,
+        z: base.PyTree,
+        r: base.PyTree,
+        candidate_mask: jax.Array | None = None,
+    ) -> base.State:
         gates = self.gates(params, state, z, r)
         n = gates["n"] if candidate_mask is None else gates["n"] * candidate_mask.astype(state.dtype)
         kept, admitted = (state, n) if self.gate_keeps else (n, state)
         return admitted + gates["f"] * (kept - admitted)
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.astype(self.dtype or state.dtype)
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """f and n after their activations, `[..., H]`, from the state before the step."""
         wide = state.dtype
         z_f, z_n = jnp.split(z.astype(wide), 2, axis=-1)

@@ -89,23 +89,25 @@ class MinGRU:
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return _initial_state(self, batch_shape)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         return None
 
-    def coefficients(self, params, z):
+    def coefficients(self, params: base.PyTree, z: base.PyTree) -> base.PyTree:
         """`(a, b)` of `h_t = a * h_{t-1} + b`, both `[..., H]`, from the result of the input map."""
         del params
         u, n = self._split(z)
         return jax.nn.sigmoid(-u), jax.nn.sigmoid(u) * n
 
-    def update(self, params, state, z, r):
+    def update(self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree) -> base.State:
         a, b = self.coefficients(params, z)
         return a * state + b
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.astype(self.dtype or state.dtype)
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """update and n after their activations, `[..., H]`."""
         del params, state, r
         u, n = self._split(z)
@@ -181,22 +183,24 @@ class MinLSTM:
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         return _initial_state(self, batch_shape)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         return None
 
-    def coefficients(self, params, z):
+    def coefficients(self, params: base.PyTree, z: base.PyTree) -> base.PyTree:
         """`(a, b)` of `h_t = a * h_{t-1} + b`, both `[..., H]`, from the result of the input map."""
         gates = self.gates(params, None, z, None)
         return gates["f"], gates["i"] * gates["g"]
 
-    def update(self, params, state, z, r):
+    def update(self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree) -> base.State:
         a, b = self.coefficients(params, z)
         return a * state + b
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.astype(self.dtype or state.dtype)
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """i and f normalised to a sum of one, and g after its activation, `[..., H]`."""
         del params, state, r
         i, f, g = jnp.split(z.astype(base.carried_dtype(z.dtype)), 3, axis=-1)

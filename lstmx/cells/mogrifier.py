@@ -1,6 +1,7 @@
 """The Mogrifier (Melis et al. 2020): input and state gate each other before the cell reads them."""
 
 import dataclasses
+from typing import Any, cast
 
 import jax
 from jax.typing import DTypeLike
@@ -94,7 +95,7 @@ class Mogrifier:
 
     def with_dtype(self, dtype: DTypeLike) -> "Mogrifier":
         """The same, computing in `dtype`."""
-        inits = dict.fromkeys(initializers.names_in(self))
+        inits: dict[str, Any] = dict.fromkeys(initializers.names_in(self))
         return dataclasses.replace(self, cell=base.with_dtype(self.cell, dtype), **inits)
 
     def init(self, key: jax.Array, input_size: int) -> base.Params:
@@ -111,27 +112,31 @@ class Mogrifier:
     def input_shape(self, params: base.Params) -> tuple[int, ...]:
         return self.cell.input_shape(params.update["cell"])
 
-    def input_map(self, params, x):
+    def input_map(self, params: base.PyTree, x: jax.Array) -> base.PyTree:
         return x
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         return y
 
-    def update(self, params, state, z, r, **options):
+    def update(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree, **options: Any
+    ) -> base.State:
         x, h = self._mogrified(params["rounds"], z, r)
         inner = params["cell"]
         z, r = self.cell.input_map(inner.input, x), self.cell.recurrent_map(inner.recurrent, h)
         return self.cell.update(inner.update, state, z, r, **options)
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return self.cell.output(state)
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """Those of the cell."""
         x, h = self._mogrified(params["rounds"], z, r)
         inner = params["cell"]
         z, r = self.cell.input_map(inner.input, x), self.cell.recurrent_map(inner.recurrent, h)
-        return self.cell.gates(inner.update, state, z, r)
+        return cast(Any, self.cell).gates(inner.update, state, z, r)
 
     def _mogrified(self, rounds, x, h):
         for n, params in enumerate(rounds):

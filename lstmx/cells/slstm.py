@@ -122,7 +122,14 @@ class SLSTM:
         c, n, m = (jnp.zeros(shape, wide) for _ in range(3))
         return SLSTMState(c=c, n=n, m=m, h=jnp.zeros(shape, dtype))
 
-    def update(self, params, state, z, r, candidate_mask=None):
+    def update(
+        self,
+        params: base.PyTree,
+        state: base.State,
+        z: base.PyTree,
+        r: base.PyTree,
+        candidate_mask: jax.Array | None = None,
+    ) -> base.State:
         del params
         c, n, m, _ = state
         a = z.astype(c.dtype) + r.astype(c.dtype)
@@ -132,10 +139,12 @@ class SLSTM:
             c, n, m, h = _gates(self.forget_gate, c, n, m, a, candidate_mask.astype(c.dtype))
         return SLSTMState(c=c, n=n, m=m, h=h.astype(z.dtype))
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         return state.h
 
-    def gates(self, params, state, z, r) -> dict[str, jax.Array]:
+    def gates(
+        self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree
+    ) -> dict[str, jax.Array]:
         """The stabilised i and f, in [0, 1], g and o; from the state before the step."""
         del params
         wide = state.c.dtype

@@ -103,7 +103,7 @@ def to_state_dict(
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def from_safetensors(path: str | os.PathLike, prefix: str = "", **options) -> tuple[Stack, tuple]:
+def from_safetensors(path: str | os.PathLike, prefix: str = "", **options: Any) -> tuple[Stack, tuple]:
     """`from_state_dict` of a .safetensors file; needs neither torch nor the safetensors package.
 
     Args:

@@ -75,6 +75,7 @@ class LengthBuckets:
     most_shapes: int = 32
     shapes: tuple[tuple[int, ...], ...] = dataclasses.field(init=False)
     steps_per_epoch: int = dataclasses.field(init=False)
+    _members: list[np.ndarray] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         lengths_NC = _checked_lengths(self.lengths)

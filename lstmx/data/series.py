@@ -7,7 +7,8 @@ H steps of the horizon, B batch, M windows.
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 
@@ -107,13 +108,16 @@ class Panel:
             raise ValueError(
                 f"series that are read together must be equally long, got {lengths[0]} and {lengths[number]}"
             )
-        future = self.future.reshape(count, lengths[0], -1)
-        if self.static.shape[1] or (future != future[0]).any():
+        historic, future, static = (
+            cast(np.ndarray, each) for each in (self.historic, self.future, self.static)
+        )
+        future = future.reshape(count, lengths[0], -1)
+        if static.shape[1] or (future != future[0]).any():
             raise ValueError(
                 "series that are read together must share what is known ahead and have no static features"
             )
-        beside = (np.hstack(np.split(values, count)) for values in (self.targets, self.historic))
-        return Panel(np.array([0, lengths[0]]), *beside, future[0])
+        targets, historic = (np.hstack(np.split(values, count)) for values in (self.targets, historic))
+        return Panel(np.array([0, lengths[0]]), targets, historic, future[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,15 +204,18 @@ class SeriesWindows:
         steps_BT = np.asarray(cutoffs)[:, None] + np.arange(-size, self.horizon)
         inside_BT = (steps_BT >= 0) & (steps_BT < panel.lengths[series][:, None])
         rows_BT = np.where(inside_BT, panel.starts[series][:, None] + steps_BT, 0)
+        historic, future, static = (
+            cast(np.ndarray, each) for each in (panel.historic, panel.future, panel.static)
+        )
         targets, exists = _known(panel.targets, rows_BT, inside_BT)
         return {
             "history": targets[:, :size],
             "history_exists": exists[:, :size],
             "target": targets[:, size:],
             "target_exists": exists[:, size:],
-            "historic": _known(panel.historic, rows_BT[:, :size], inside_BT[:, :size])[0],
-            "future": _known(panel.future, rows_BT, inside_BT)[0],
-            "static": panel.static[series].astype(np.float32),
+            "historic": _known(historic, rows_BT[:, :size], inside_BT[:, :size])[0],
+            "future": _known(future, rows_BT, inside_BT)[0],
+            "static": static[series].astype(np.float32),
             "series": series.astype(np.int32),
         }
 
@@ -267,6 +274,7 @@ class WindowBatches:
     batch_size: int
     seed: int
     steps_per_epoch: int = dataclasses.field(init=False)
+    _order: Callable[[int], np.ndarray] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if len(self.series) == 0:

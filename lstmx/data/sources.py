@@ -121,7 +121,7 @@ def require_host(host: str, *, instead: str, port: int = 443, timeout: float = 3
     proxy = urllib.request.getproxies().get("https")
     if proxy and not urllib.request.proxy_bypass(host):
         address = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        host, port = address.hostname, address.port or 80
+        host, port = address.hostname or host, address.port or 80
         reached = f"{reached} through the proxy {host}:{port}"
 
     problem: list[str] = [f"no answer within {timeout:g} s"]

@@ -308,7 +308,8 @@ class LSTMForecaster:
                 f"series {series.ids[number]!r} has {ends[number]} steps, but {n_windows} windows of "
                 f"{recipe.h} steps, {step} apart, need {back[0] + 1}"
             )
-        columns, cutoffs, fitted = {}, ends[:, None] - back, None
+        columns: dict[str, Any] = {}
+        cutoffs, fitted = ends[:, None] - back, None
         for at in range(n_windows if refit else 1):
             start = fitted if warm_start else None
             fitted = fit_series(recipe, series, cutoffs[:, at], names, start=start, **options)

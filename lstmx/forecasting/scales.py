@@ -31,7 +31,8 @@ class Scales(NamedTuple):
         """
         steps = np.arange(panel.starts[-1]) - np.repeat(panel.starts[:-1], panel.lengths)
         seen = steps < np.repeat(stops, panel.lengths)
-        mean, deviation = {}, {}
+        mean: dict[str, np.ndarray] = {}
+        deviation: dict[str, np.ndarray] = {}
         for kind in _KINDS:
             values = panel.static if kind == "static" else getattr(panel, kind)[seen]
             known = ~np.isnan(values)

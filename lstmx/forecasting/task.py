@@ -99,11 +99,11 @@ class ForecastTask(ModuleTask):
             self.units_per_step = self.batches.batch_size
         self.split_model()
 
-    def build(self, key) -> DirectForecaster | RecurrentForecaster:
+    def build(self, key: jax.Array) -> DirectForecaster | RecurrentForecaster:
         """The model with fresh parameters."""
         return self._make_model(nnx.Rngs(params=key))
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> tuple[Any, tuple]:
         """Parameters, with a leading axis for several members; nothing is carried from batch to batch."""
         return initial_params(self._make_model, key, self._members), ()
 
@@ -111,7 +111,9 @@ class ForecastTask(ModuleTask):
         """A batch of windows, see `lstmx.data.SeriesWindows.batch`."""
         return self.batches[step]
 
-    def loss(self, params, carry, batch, key):
+    def loss(
+        self, params: Any, carry: tuple, batch: Any, key: jax.Array
+    ) -> tuple[jax.Array, tuple[tuple, dict]]:
         """The head's loss, averaged over the existing values and the members."""
 
         def of_one(model, key):
@@ -151,7 +153,7 @@ class ForecastTask(ModuleTask):
             losses = model.head.loss(distribution, target)
         return losses, exists, distribution
 
-    def evaluate(self, params, split: str) -> dict[str, float]:
+    def evaluate(self, params: Any, split: str) -> dict[str, float]:
         """The loss, and for a `DirectForecaster` the mean squared and absolute errors, over a whole split.
 
         The errors are those of the averaged forecast, the loss is the average of the members' losses.
@@ -180,7 +182,7 @@ class ForecastTask(ModuleTask):
 
         return jax.jit(evaluated)
 
-    def forecast(self, params, windows: Windows, levels: Sequence[float] = ()) -> Forecasts:
+    def forecast(self, params: Any, windows: Windows, levels: Sequence[float] = ()) -> Forecasts:
         """Forecasts of windows.
 
         Args:
@@ -243,7 +245,7 @@ class ForecastTask(ModuleTask):
         """The loss."""
         return {"loss": metrics["loss"]}
 
-    def sample(self, params, key) -> str | None:
+    def sample(self, params: Any, key: jax.Array) -> str | None:
         """None: forecasts are not text."""
         return None
 

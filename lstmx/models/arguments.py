@@ -1,9 +1,11 @@
 """Checks of the models' arguments, and the cells by name."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 import lstmx
 from lstmx.cells.base import Cell, is_integer
@@ -12,7 +14,11 @@ CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman, "slstm": ls
 
 
 def make_cell(
-    name: str, hidden_size: int, *, dtype=None, choices: Sequence[str] = ("lstm", "gru", "elman")
+    name: str,
+    hidden_size: int,
+    *,
+    dtype: DTypeLike | None = None,
+    choices: Sequence[str] = ("lstm", "gru", "elman"),
 ) -> Cell:
     """A cell by its name in `CELLS`.
 
@@ -75,4 +81,4 @@ def noise_options(
     model: nnx.Module, deterministic: bool | None, rngs: nnx.Rngs | nnx.RngStream | None
 ) -> dict:
     """The arguments for a model's layers: the model's own stream replaces `rngs` of None."""
-    return {"deterministic": deterministic, "rngs": model.rngs if rngs is None else rngs}
+    return {"deterministic": deterministic, "rngs": cast(Any, model).rngs if rngs is None else rngs}

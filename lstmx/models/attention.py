@@ -121,7 +121,7 @@ class AttentionCell:
 
     def with_dtype(self, dtype: DTypeLike) -> "AttentionCell":
         """The same, computing in `dtype`."""
-        return dataclasses.replace(self, layers=[base.with_dtype(layer, dtype) for layer in self.layers])
+        return dataclasses.replace(self, layers=tuple(base.with_dtype(layer, dtype) for layer in self.layers))
 
     def init(self, key: jax.Array, input_size: int) -> Params:
         """Draws parameters for inputs of `input_size` features."""
@@ -185,17 +185,17 @@ class AttentionCell:
 
     input_shape = staticmethod(base.dense_input_shape)
 
-    def input_map(self, params, x):
+    def input_map(self, params: base.PyTree, x: jax.Array) -> base.PyTree:
         """The input map of the lowest layer."""
         return self.layers[0].input_map(params, x)
 
-    def recurrent_map(self, params, y):
+    def recurrent_map(self, params: base.PyTree, y: jax.Array) -> base.PyTree:
         """The lowest layer's map of its last output, and that of the last attention vector."""
         own, vector = jnp.split(y, [y.shape[-1] - self.vector_size], axis=-1)
         r = self.layers[0].recurrent_map(params["layer"], own)
         return r, base.affine(params["feed"], vector) if self.input_feeding else None
 
-    def update(self, params, state, z, r):
+    def update(self, params: base.PyTree, state: base.State, z: base.PyTree, r: base.PyTree) -> base.State:
         """One step of each layer, then the attention."""
         own, fed = r
         z = z if fed is None else z + fed
@@ -209,7 +209,7 @@ class AttentionCell:
         vector, _ = self.attend(params, y)
         return AttentionState(tuple(states), vector)
 
-    def output(self, state):
+    def output(self, state: base.State) -> jax.Array:
         """The lowest layer's output and the attention vector, `[*batch, H + A]`."""
         return jnp.concatenate([self.layers[0].output(state.layers[0]), state.vector], axis=-1)
 

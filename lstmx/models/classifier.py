@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 import lstmx
 import lstmx.nnx
@@ -77,7 +78,7 @@ class SequenceClassifier(nnx.Module):
         word_dropout_rate: float = 0.0,
         unknown: int | None = None,
         predicts_words: bool = False,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         require_choice("pooling", pooling, POOLINGS)

@@ -35,8 +35,13 @@ class ForecastHead(Protocol):
       location_scale: whether (y - loc) / scale may be forecast in place of y: not so for counts.
     """
 
-    num_parameters: int
-    location_scale: bool
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+
+    @property
+    def location_scale(self) -> bool:
+        """Whether (y - loc) / scale may be forecast in place of y."""
 
     def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
         """What the outputs `raw`, float `[..., P]`, say in the units of y: a pytree for the other methods.
@@ -82,24 +87,24 @@ class Point:
         if self.error not in ("mse", "mae"):
             raise ValueError(f'error must be "mse" or "mae", got {self.error!r}')
 
-    def distribution(self, raw, loc=0.0, scale=1.0):
+    def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
         (raw,), loc, scale = _split(self, raw, loc, scale)
         return loc + scale * raw
 
-    def loss(self, distribution, target):
+    def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
         error = jnp.asarray(target, distribution.dtype) - distribution
         return jnp.square(error) if self.error == "mse" else jnp.abs(error)
 
-    def mean(self, distribution):
+    def mean(self, distribution: Any) -> jax.Array:
         return distribution
 
-    def quantiles(self, distribution, levels):
+    def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
         levels, known = _probabilities(levels), [0.5] if self.error == "mae" else []
         if not {*levels} <= {*known}:
             raise ValueError(f'a point forecast of "{self.error}" has the quantiles {known}, not {levels}')
         return jnp.repeat(distribution[..., None], len(levels), axis=-1)
 
-    def sample(self, distribution, key, shape=()):
+    def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         return jnp.broadcast_to(distribution, (*shape, *distribution.shape))
 
 
@@ -140,7 +145,7 @@ class Quantiles:
     def num_parameters(self) -> int:
         return len(self.levels)
 
-    def distribution(self, raw, loc=0.0, scale=1.0):
+    def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
         values, loc, scale = _split(self, raw, loc, scale)
         raw, middle = jnp.stack(values, axis=-1), self.levels.index(0.5)
         distances = np.diff([_normal_quantile(level) for level in self.levels]) / math.log(2)
@@ -153,22 +158,22 @@ class Quantiles:
         # They rise but for rounding: sums are computed in parts, and a compiler may have several copies.
         return jax.lax.cummax(jax.lax.optimization_barrier(quantiles), axis=quantiles.ndim - 1)
 
-    def loss(self, distribution, target):
+    def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
         error = jnp.asarray(target, distribution.dtype)[..., None] - distribution
         levels = np.asarray(self.levels, distribution.dtype)
         return 2 * jnp.maximum(levels * error, (levels - 1) * error).mean(axis=-1)
 
-    def mean(self, distribution):
+    def mean(self, distribution: Any) -> jax.Array:
         return distribution[..., self.levels.index(0.5)]
 
-    def quantiles(self, distribution, levels):
+    def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
         levels, lowest, highest = _probabilities(levels), self.levels[0], self.levels[-1]
         for level in levels:
             if not lowest <= level <= highest:
                 raise ValueError(f"there are quantiles from level {lowest} to {highest}, not of {level}")
         return _interpolated(self.levels, distribution[..., None, :], jnp.asarray(levels, distribution.dtype))
 
-    def sample(self, distribution, key, shape=()):
+    def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         levels = jax.random.uniform(key, (*shape, *distribution.shape[:-1]), distribution.dtype)
         return _interpolated(self.levels, distribution, levels)
 
@@ -189,24 +194,24 @@ class Gaussian:
 
     num_parameters, location_scale = 2, True
 
-    def distribution(self, raw, loc=0.0, scale=1.0):
+    def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
         (mean, spread), loc, scale = _split(self, raw, loc, scale)
         return LocationScale(loc + scale * mean, scale * _positive(spread))
 
-    def loss(self, distribution, target):
+    def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
         loc, scale, _ = distribution
         z = (jnp.asarray(target, loc.dtype) - loc) / scale
         return jnp.square(z) / 2 + jnp.log(scale) + _LOG_ROOT
 
-    def mean(self, distribution):
+    def mean(self, distribution: Any) -> jax.Array:
         return distribution.loc
 
-    def quantiles(self, distribution, levels):
+    def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
         loc, scale, _ = distribution
         normal = [_normal_quantile(level) for level in _probabilities(levels)]
         return loc[..., None] + scale[..., None] * np.asarray(normal, loc.dtype)
 
-    def sample(self, distribution, key, shape=()):
+    def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         loc, scale, _ = distribution
         return loc + scale * jax.random.normal(key, (*shape, *loc.shape), loc.dtype)
 
@@ -227,25 +232,25 @@ class StudentT:
 
     num_parameters, location_scale = 3, True
 
-    def distribution(self, raw, loc=0.0, scale=1.0):
+    def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
         (mean, spread, freedom), loc, scale = _split(self, raw, loc, scale)
         return LocationScale(loc + scale * mean, scale * _positive(spread), 2 + _positive(freedom))
 
-    def loss(self, distribution, target):
+    def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
         loc, scale, df = distribution
         half, z = df / 2, (jnp.asarray(target, loc.dtype) - loc) / scale
         # log Gamma(half) - log Gamma(half + 1/2) + log(half) / 2, without the large terms that cancel.
         gammas = 0.5 - half * jnp.log1p(0.5 / half) + _binet(half) - _binet(half + 0.5)
         return (half + 0.5) * jnp.log1p(jnp.square(z) / df) + gammas + jnp.log(scale) + _LOG_ROOT
 
-    def mean(self, distribution):
+    def mean(self, distribution: Any) -> jax.Array:
         return distribution.loc
 
-    def quantiles(self, distribution, levels):
+    def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
         loc, scale, df = (np.asarray(x, np.float64)[..., None] for x in distribution)
         return loc + scale * scipy.stats.t.ppf(_probabilities(levels), df)
 
-    def sample(self, distribution, key, shape=()):
+    def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         loc, scale, df = distribution
         return loc + scale * jax.random.t(key, df, (*shape, *loc.shape), loc.dtype)
 
@@ -269,11 +274,11 @@ class NegativeBinomial:
 
     num_parameters, location_scale = 2, False
 
-    def distribution(self, raw, loc=0.0, scale=1.0):
+    def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
         (mean, shape), _, scale = _split(self, raw, loc, scale)
         return Counts(scale * _positive(mean), _positive(shape) / jnp.sqrt(scale))
 
-    def loss(self, distribution, target):
+    def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
         mu, r = distribution.mu, 1 / distribution.alpha
         y = jnp.asarray(target, mu.dtype)
         # log Gamma(y + 1) + log Gamma(r) - log Gamma(r + y) + r log(1 + mu / r) - y log(mu / (r + mu)), but
@@ -283,14 +288,14 @@ class NegativeBinomial:
         roots = (jnp.log1p(y) + jnp.log1p(y / r)) / 2
         return y * jnp.log((y + 1) / mu) - (r + y) * ratio + roots + gammas
 
-    def mean(self, distribution):
+    def mean(self, distribution: Any) -> jax.Array:
         return distribution.mu
 
-    def quantiles(self, distribution, levels):
+    def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
         mu, alpha = (np.asarray(x, np.float64)[..., None] for x in distribution)
         return scipy.stats.nbinom.ppf(_probabilities(levels), 1 / alpha, 1 / (1 + alpha * mu))
 
-    def sample(self, distribution, key, shape=()):
+    def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         mu, alpha = distribution
         rate_key, count_key = jax.random.split(key)
         rates = jax.random.gamma(rate_key, 1 / alpha, (*shape, *mu.shape), mu.dtype) * alpha * mu
@@ -308,13 +313,18 @@ def head_named(name: str, levels: Sequence[float] | None = None) -> ForecastHead
       >>> head_named("mae"), head_named("quantiles", [0.1, 0.5, 0.9])
       (Point(error='mae'), Quantiles(levels=(0.1, 0.5, 0.9)))
     """
-    heads = {"mse": Point("mse"), "mae": Point("mae"), "quantiles": Quantiles(), "gaussian": Gaussian()}
+    heads: dict[str, ForecastHead] = {
+        "mse": Point("mse"),
+        "mae": Point("mae"),
+        "quantiles": Quantiles(),
+        "gaussian": Gaussian(),
+    }
     heads |= {"student_t": StudentT(), "negative_binomial": NegativeBinomial()}
     if name not in heads:
         raise ValueError(f"head must be one of {', '.join(heads)}, got {name!r}")
     if levels is not None and name != "quantiles":
         raise ValueError(f'levels are for the head "quantiles" alone, got {tuple(levels)} for "{name}"')
-    return heads[name] if levels is None else Quantiles(levels)
+    return heads[name] if levels is None else Quantiles(tuple(levels))
 
 
 def _split(head, raw, loc, scale):

@@ -4,12 +4,13 @@ Axes: B windows, L steps of history, H steps of the horizon, D targets, F covari
 distribution of one value (see `forecast_heads`).
 """
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from lstmx.cells.base import require_sizes
 from lstmx.models.arguments import noise_options, require_choice, require_nonnegative, require_switches
@@ -103,7 +104,7 @@ class DirectForecaster(nnx.Module):
         shrinkage: float = 0.0,
         missing: bool = False,
         dropout_rate: float = 0.0,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         patch_stride = patch_size if patch_stride is None else patch_stride
@@ -145,14 +146,14 @@ class DirectForecaster(nnx.Module):
             self.ahead = nnx.Linear(future, hidden_size, use_bias=False, dtype=dtype, rngs=rngs)
             self.output = nnx.Linear(hidden_size, per_step, dtype=dtype, rngs=rngs)
         else:
-            self.ahead = None
+            self.ahead = None  # type: ignore[assignment]  # nothing is known ahead
             self.output = nnx.Linear(read, horizon * per_step, dtype=dtype, rngs=rngs)
         zeros = nnx.initializers.zeros_init()
         self.linear = nnx.Linear(input_size, horizon, kernel_init=zeros, rngs=rngs) if linear else None
         self.deterministic = False
         self.rngs = nnx.data(dropout_stream(rngs) if dropout_rate else None)
 
-    def __call__(self, history: jax.Array, exists: jax.Array | None = None, **options):
+    def __call__(self, history: jax.Array, exists: jax.Array | None = None, **options: Any) -> Any:
         """The distribution of every step of the horizon, in the units of the history.
 
         Args:
@@ -214,7 +215,7 @@ class DirectForecaster(nnx.Module):
             raw = self.output(read)
         else:
             steps = self.steps(read).reshape(len(read), self.horizon, -1)
-            raw = self.output(nnx.gelu(steps + self.ahead(future[:, self.input_size :])))
+            raw = self.output(nnx.gelu(steps + self.ahead(cast(jax.Array, future)[:, self.input_size :])))
         raw = raw.reshape(len(read), self.horizon, self.targets, self.head.num_parameters).astype(jnp.float32)
         # The first output of a head is where its values lie.
         z, others = raw[..., :1], raw[..., 1:]

@@ -1,8 +1,11 @@
 """What forecasters have in common: their recurrent layers, and how what they read is put together."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 import lstmx
 import lstmx.nnx
@@ -15,15 +18,17 @@ CELLS = ("lstm", "slstm", "gru", "elman")
 class StaticFeatures(nnx.Module):
     """What is the same in all steps, as a vector `[B, 1, hidden]` that is added to the inputs."""
 
-    def __init__(self, static: int, num_series: int, hidden_size: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, static: int, num_series: int, hidden_size: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs
+    ):
         self.of_static = (
             nnx.Linear(static, hidden_size, use_bias=False, dtype=dtype, rngs=rngs) if static else None
         )
         self.of_series = nnx.Embed(num_series, hidden_size, dtype=dtype, rngs=rngs) if num_series else None
 
-    def __call__(self, static: jax.Array | None, series: jax.Array | None) -> jax.Array | float:
+    def __call__(self, static: Any, series: Any) -> jax.Array | float:
         """Of features `[B, F]` and numbers of series `[B]`; 0 without either."""
-        total = 0.0
+        total: Any = 0.0
         if self.of_static is not None:
             total = total + self.of_static(static)[:, None]
         if self.of_series is not None:
@@ -32,7 +37,13 @@ class StaticFeatures(nnx.Module):
 
 
 def recurrent_layers(
-    cell: str, hidden_size: int, num_layers: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs
+    cell: str,
+    hidden_size: int,
+    num_layers: int,
+    dropout_rate: float,
+    *,
+    dtype: DTypeLike | None,
+    rngs: nnx.Rngs,
 ) -> lstmx.nnx.Layer:
     """Layers of a cell named as in `CELLS`, which read `hidden_size` features."""
     layer = make_cell(cell, hidden_size, dtype=dtype, choices=CELLS)

@@ -157,7 +157,7 @@ class InstanceScaling(nnx.Module):
             level, seasons = self.smoothing(history, exists, horizon=horizon, series=series)
             level = level + seasons
         scale = spread
-        if self.log_gamma is not None:
+        if self.log_gamma is not None and self.beta is not None:
             scale = spread * jnp.exp(-self.log_gamma[...])
             level = level - scale * self.beta[...]
         batch, length, targets = history.shape

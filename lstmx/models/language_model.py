@@ -1,10 +1,11 @@
 """A recurrent language model (Mikolov et al. 2010), with the dropout of Zaremba et al. or of an AWD-LSTM."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 import lstmx
 import lstmx.nnx
@@ -72,7 +73,7 @@ class LanguageModel(nnx.Module):
         embedding_dropout: float = 0.0,
         weight_drop: float = 0.0,
         init_scale: float | None = None,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         for name, rate in {
@@ -97,7 +98,7 @@ class LanguageModel(nnx.Module):
         layers = []
         for at, size in enumerate([hidden_size] * (num_layers - 1) + [last_size]):
             between = hidden_dropout if at < num_layers - 1 else 0.0
-            layer = make_cell(cell, size, dtype=dtype)
+            layer: Any = make_cell(cell, size, dtype=dtype)
             if between or weight_drop:
                 layer = lstmx.Regularized(layer, output_dropout=between, weight_drop=weight_drop)
             layers.append(layer)

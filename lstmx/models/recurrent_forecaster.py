@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from lstmx.cells.base import is_integer, require_sizes
 from lstmx.models.arguments import noise_options, require_nonnegative
@@ -73,7 +74,7 @@ class RecurrentForecaster(nnx.Module):
         season_length: int = 0,
         lags: Sequence[int] = (),
         dropout_rate: float = 0.0,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         require_sizes(

@@ -133,7 +133,9 @@ class SeasonalSmoothing(nnx.Module):
         begin = np.full((max(num_series, 1), targets), math.log(0.3 / 0.7), np.float32)
         self.level_rate, self.season_rate = nnx.Param(jnp.asarray(begin)), nnx.Param(jnp.asarray(begin))
 
-    def __call__(self, history, exists, *, horizon: int, series: jax.Array | None = None):
+    def __call__(
+        self, history: jax.Array, exists: jax.Array, *, horizon: int, series: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """The pair (level, seasons) as of `smoothed`; `series`, int `[B]`, with rates of their own."""
         of = series if self.num_series else 0
         rates = (nnx.sigmoid(rate[...][of]) for rate in (self.level_rate, self.season_rate))

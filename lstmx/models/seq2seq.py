@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 import lstmx
 import lstmx.nnx
@@ -74,7 +75,7 @@ class Seq2Seq(nnx.Module):
         dropout_rate: float = 0.0,
         tied: bool = True,
         shared: bool = False,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         require_sizes(

@@ -28,7 +28,7 @@ class AveragingState(NamedTuple):
     """
 
     average: PyTree
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # it hides the method of tuples
     started: jax.Array
     recent: jax.Array
     older: jax.Array
@@ -92,11 +92,11 @@ def observe_validation(opt_state: PyTree, loss: float) -> PyTree:
     """Tells the state of an optimizer a validation loss; one that does not average is left as it is."""
     if not isinstance(opt_state, AveragingState):
         return opt_state
-    loss = jnp.asarray(loss, opt_state.older.dtype)
+    latest = jnp.asarray(loss, opt_state.older.dtype)
     return opt_state._replace(
-        started=opt_state.started | (loss > opt_state.older),
+        started=opt_state.started | (latest > opt_state.older),
         older=jnp.minimum(opt_state.older, opt_state.recent[0]),
-        recent=jnp.append(opt_state.recent[1:], loss),
+        recent=jnp.append(opt_state.recent[1:], latest),
     )
 
 

@@ -11,7 +11,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
@@ -278,7 +278,7 @@ def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -
 
 
 @contextlib.contextmanager
-def clean_errors():
+def clean_errors() -> Iterator[None]:
     """Shows what a person can put right as a message; anything else is a bug and keeps its traceback.
 
     Ends quietly, as if killed by the signal, where what was written to has been closed, as by `| head`.

@@ -4,7 +4,7 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 ABSENT = "absent"
@@ -89,7 +89,7 @@ def config_from_dict(cls: type[Config], values: Mapping[str, Any], prefix: str =
         ValueError: size is not a field of Data, which has path, sizes
     """
     hints = get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
     for name in values:
         if name not in fields:
             known = ", ".join(fields)
@@ -105,7 +105,7 @@ def _decode(value: Any, hint: Any, name: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if hasattr(hint, "__metadata__"):  # Annotated[X, ...], as tyro uses it
         return _decode(value, arguments[0], name)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return config_from_dict(hint, {k: v for k, v in value.items() if k != "type"}, name + ".")
     if origin in (Union, types.UnionType):
         return _decode_union(value, arguments, name)
@@ -170,7 +170,7 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[s
         >>> config_differences({"model": {"size": 128}, "seed": 0}, {"model": {"size": 256}, "seed": 0})
         {'model.size': (128, 256)}
     """
-    differences = {}
+    differences: dict[str, tuple[Any, Any]] = {}
     for name in [*old, *(name for name in new if name not in old)]:
         before, after = old.get(name, ABSENT), new.get(name, ABSENT)
         if isinstance(before, Mapping) and isinstance(after, Mapping):

@@ -29,7 +29,7 @@ class ModuleTask:
         # Once: the loop works on plain trees, which costs a step less than modules do.
         self._graph, self.model_shapes = nnx.split(module)
 
-    def model(self, params) -> Any:
+    def model(self, params: Any) -> Any:
         """The module with the given parameters, in evaluation mode: a loss asks for `deterministic=False`."""
         from flax import nnx
 

@@ -150,11 +150,10 @@ def _check_outputs(before: PyTree, after: PyTree, metrics: dict[str, jax.Array])
     for name, value in metrics.items():
         if jnp.shape(value) != ():
             raise ValueError(f"the task's loss must return scalars, got {name} of shape {jnp.shape(value)}")
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        raise ValueError(
-            "the carry must keep its structure, "
-            f"got {jax.tree.structure(after)} after {jax.tree.structure(before)}"
-        )
+    old: Any = jax.tree.structure(before)
+    new: Any = jax.tree.structure(after)
+    if old != new:
+        raise ValueError(f"the carry must keep its structure, got {new} after {old}")
     for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise ValueError(
@@ -187,7 +186,8 @@ def require_same_types(expected: PyTree, params: PyTree) -> None:
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ValueError(f"params must be those of the task's model: {'; '.join(differing[:3])}{more}")
-    if jax.tree.structure(expected) != jax.tree.structure(params):
+    want: Any = jax.tree.structure(expected)
+    if want != jax.tree.structure(params):
         raise ValueError(
             "params must have the structure of the task's, "
             f"got {jax.tree.structure(params)} for {jax.tree.structure(expected)}"

@@ -28,9 +28,21 @@ class Task(Protocol):
             without that split there is no best.
     """
 
-    unit: str
-    units_per_step: int
-    splits: Sequence[str]
+    # Properties, so that the fields of a frozen dataclass satisfy the protocol.
+    @property
+    def unit(self) -> str:
+        """What one unit of data is."""
+        ...
+
+    @property
+    def units_per_step(self) -> int:
+        """The units of one batch."""
+        ...
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """The splits that `evaluate` knows."""
+        ...
 
     def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """Makes the parameters and the recurrent state that is kept across batches.
