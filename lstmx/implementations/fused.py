@@ -293,7 +293,7 @@ def _parted(keep: jax.Array | None, d_state: State) -> tuple[State | None, State
 
 
 def _through_reset(reset: jax.Array | None, d_state: State, d_fresh: State | None):
-    """The cotangents of the state before a reset, and of the fresh state, which the reset put in its place."""
+    """The cotangents of the state before a reset, and of the fresh state that the reset put in its place."""
     if reset is None:
         return d_state, d_fresh
     nothing = jax.tree.map(jnp.zeros_like, d_state)
