@@ -15,7 +15,7 @@ from lstmx import convert, models, regularizers
 os.environ["KERAS_BACKEND"] = "jax"  # what Keras is imported with, if this test is the first to import it
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("cells.md", "models.md", "migrating.md", "features.md")
+FILES = ("cells.md", "models.md", "migrating.md", "features.md", "forecasting.md")
 TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in FILES}
 OTHER_SYSTEMS = {"haiku", "keras", "onnx", "onnxruntime", "torch"}
 
