@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Times LSTM layers and models side by side with flax, torch and onnxruntime.
 
     python scripts/benchmark.py --output docs/benchmarks.md         # everything, about ten minutes

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Classifies texts by a run: classify.py RUN "some text", or --file FILE, or lines on stdin."""
 
 import contextlib

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Evaluates a run on one of its splits: evaluate.py RUN [--split test] [--json]."""
 
 import json as json_format

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Forecasts the series of a CSV file by a run: forecast.py RUN --input new.csv --output forecast.csv."""
 
 import sys

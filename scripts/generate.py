@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Generates text from a run: generate.py RUN --prompt "ROMEO:" --length 500 --temperature 0.8."""
 
 import sys

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Perplexity of a language model, also as it adapts to the text: perplexity.py RUN [--cache] [--dynamic]."""
 
 import json as json_format

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Trains an experiment, or goes on with a run: train.py EXPERIMENT [--workdir RUN] [--field value ...]."""
 
 import sys

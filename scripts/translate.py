@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Translates sentences by a run: translate.py RUN "a sentence", or --file FILE, or lines on stdin."""
 
 import itertools
