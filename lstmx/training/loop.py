@@ -177,6 +177,7 @@ def train(
         CheckpointError: a checkpoint could not be written, or all that exist are damaged.
         NonFiniteError: the loss or the gradient is not finite.
     """
+    steps = _checked_steps(steps)
     settings = optimizer if isinstance(optimizer, OptimizerConfig) else "optax"
     with claim_run(workdir, experiment, _Settings(steps, seed, settings, loop)) as run:
         return train_in(
@@ -196,6 +197,7 @@ def train_in(
     quiet: bool = False,
 ) -> Result:
     """`train` in a run folder that is already claimed; arguments and errors as there."""
+    steps = _checked_steps(steps)
     optimizer, schedule = _prepared(optimizer, steps)
     keys = make_keys(seed)
 
@@ -262,6 +264,7 @@ def train_in_memory(
         NonFiniteError: the loss or the gradient is not finite.
         ValueError: steps is below 1, or the parameters are of another model.
     """
+    steps = _checked_steps(steps)
     optimizer, schedule = _prepared(optimizer, steps)
     keys, store = make_keys(seed), MemoryStore()
     state = init_state(task, optimizer, keys.init, params)
@@ -273,10 +276,17 @@ def train_in_memory(
     return Trained(_result(session, state), latest, store.best)
 
 
-def _prepared(optimizer, steps: int):
-    """The optax transformation and its schedule, None if it is not known."""
+def _checked_steps(steps: int) -> int:
+    """An integer of NumPy is one of Python then: JSON has no other."""
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        raise ValueError(f"steps must be an integer, got {steps!r}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    return int(steps)
+
+
+def _prepared(optimizer, steps: int):
+    """The optax transformation and its schedule, None if it is not known."""
     return make_optimizer(optimizer, steps) if isinstance(optimizer, OptimizerConfig) else (optimizer, None)
 
 

@@ -126,6 +126,22 @@ def test_it_starts_from_given_parameters():
             train_in_memory(task, params=wrong, **options)
 
 
+def test_steps_are_an_integer_of_python_or_numpy(tmp_path):
+    result = train(toy.Toy(toy.Config()), tmp_path / "run", **{**OPTIONS, "steps": np.int64(3)})
+    assert type(result.steps) is int
+    for steps, message in (
+        (True, "an integer, got True"),
+        (3.0, r"an integer, got 3\.0"),
+        (0, "at least 1, got 0"),
+    ):
+        options = {**OPTIONS, "steps": steps}
+        with pytest.raises(ValueError, match=f"steps must be {message}"):
+            train_in_memory(toy.Toy(toy.Config()), **options)
+        with pytest.raises(ValueError, match=f"steps must be {message}"):
+            train(toy.Toy(toy.Config()), tmp_path / "other", **options)
+    assert not (tmp_path / "other").exists()
+
+
 def test_in_memory_a_nan_is_said_without_options_of_a_command():
     with pytest.raises(NonFiniteError, match=r"^not finite at step 3: .*learning rate 0\.05$") as error:
         train_in_memory(toy.Toy(toy.Config(nan_at=3)), **OPTIONS)
