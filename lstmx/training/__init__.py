@@ -5,8 +5,6 @@ from lstmx.training.config import config_differences, config_from_dict, config_t
 from lstmx.training.loop import (
     LoopConfig,
     NonFiniteError,
-    Result,
-    Trained,
     train,
     train_in,
     train_in_memory,
@@ -14,6 +12,7 @@ from lstmx.training.loop import (
 from lstmx.training.metrics import best_validation, read_metrics
 from lstmx.training.module_task import ModuleTask
 from lstmx.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from lstmx.training.result import Result, Trained
 from lstmx.training.run import Run, RunError, RunRecord, check_assets, claim_run, open_run, read_assets
 from lstmx.training.signals import StopRequest, stop_on_signals
 from lstmx.training.state import TrainState, init_state, make_keys, make_step

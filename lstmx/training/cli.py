@@ -19,10 +19,11 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 from lstmx.training.checkpoint import CheckpointError
 from lstmx.training.config import config_differences, config_to_dict
 from lstmx.training.digest import saved_steps
-from lstmx.training.loop import NonFiniteError, Result, train_in
+from lstmx.training.loop import NonFiniteError, train_in
 from lstmx.training.metrics import is_finite
 from lstmx.training.optimizer import make_schedule
 from lstmx.training.progress import format_numbers, format_seconds
+from lstmx.training.result import Result
 from lstmx.training.run import Run, claim_run
 from lstmx.training.signals import stop_on_signals
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from lstmx.training.files import write_atomically
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
 from lstmx.training.optimizer import OptimizerConfig, make_optimizer
 from lstmx.training.progress import Progress, Throughput, format_numbers, format_seconds, show_progress
+from lstmx.training.result import Result, Trained
 from lstmx.training.run import Run, claim_run, keep_assets, make_record
 from lstmx.training.signals import StopRequest
 from lstmx.training.state import Keys, TrainState, abstract_state, init_state, make_keys, make_step
@@ -65,51 +66,6 @@ class LoopConfig:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended.
-
-    Attributes:
-        status: "finished" or "interrupted".
-        step: steps done.
-        steps: steps asked for.
-        seconds: time spent, in all processes of the run.
-        train: the last record of the training loss, or None.
-        validation: the last record of the validation split, or None.
-        best: the validation record of the lowest loss, or None.
-        signal: number of the signal that interrupted it, or None.
-        state: the state reached.
-    """
-
-    status: str
-    step: int
-    steps: int
-    seconds: float
-    train: Mapping[str, Any] | None
-    validation: Mapping[str, Any] | None
-    best: Mapping[str, Any] | None
-    signal: int | None
-    state: TrainState
-
-    def summary(self) -> dict[str, Any]:
-        """All but the state, as JSON can hold it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
-
-
-class Trained(NamedTuple):
-    """What `train_in_memory` returns.
-
-    Attributes:
-        result: how the training ended.
-        latest: the last parameters, or their average if the optimizer averages.
-        best: those of the lowest validation loss; None if there is no finite one.
-    """
-
-    result: Result
-    latest: PyTree
-    best: PyTree | None
 
 
 @dataclass(frozen=True)
