@@ -46,6 +46,7 @@ class DataConfig:
         phrases: file of more texts to train on, or folder with train.tsv; for sst2 the phrases of GLUE.
         text_column: name of the column of texts.
         label_column: name of the column of labels.
+        delimiter: that of CSV and TSV files, one character or `tab`; recognised by the header if not given.
         splits: parts for training, validation and test of what does not come split.
         split_seed: seed of that division.
         data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
@@ -64,6 +65,7 @@ class DataConfig:
     phrases: Path | None = None
     text_column: str = "text"
     label_column: str = "label"
+    delimiter: str | None = None
     splits: tuple[float, float, float] = (80, 10, 10)
     split_seed: int = 0
     data_dir: Path | None = None
@@ -211,6 +213,7 @@ def make_task(config: Config) -> "TextClassification":
         data.path,
         phrases=data.phrases,
         columns=(data.text_column, data.label_column),
+        delimiter=data.delimiter,
         splits=data.splits,
         split_seed=data.split_seed,
         data_dir=data.data_dir,

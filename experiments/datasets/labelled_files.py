@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from experiments.datasets.compressed import find_file
+from experiments.datasets.csv_dialect import text_delimiter, named_delimiter
 from experiments.datasets.text_corpus import SPLITS, read_text
 
 Source = Literal["sst2", "imdb", "file"]
@@ -38,11 +39,13 @@ class Files(NamedTuple):
       splits: the file or folder of each split; `train` alone is divided.
       phrases: file with more texts for training, or None.
       columns: names of the columns of text and label.
+      delimiter: that of CSV and TSV files, as `named_delimiter` takes it; None to recognise it.
     """
 
     splits: dict[str, pathlib.Path]
     phrases: pathlib.Path | None = None
     columns: tuple[str, str] = ("text", "label")
+    delimiter: str | None = None
 
 
 def find_files(
@@ -51,6 +54,7 @@ def find_files(
     phrases: str | os.PathLike | None,
     columns: tuple[str, str],
     manual: Sequence[pathlib.Path] = (),
+    delimiter: str | None = None,
 ) -> Files:
     """Finds the files of a source.
 
@@ -61,6 +65,7 @@ def find_files(
         sentences of `"sst2"`, if there is one.
       columns: names of the columns of text and label.
       manual: folders to look in without a path.
+      delimiter: that of CSV and TSV files; None to recognise it.
 
     Returns:
       The files.
@@ -70,7 +75,7 @@ def find_files(
     """
     folders = [pathlib.Path(path).expanduser()] if path is not None else list(manual)
     if source == "file" and folders and folders[0].is_file():
-        return Files({"train": folders[0]}, _phrases(phrases), columns)
+        return Files({"train": folders[0]}, _phrases(phrases), columns, delimiter)
     for folder in folders:
         if source == "sst2":
             stems = {"train": "train", "validation": "dev", "test": "test"}
@@ -81,7 +86,7 @@ def find_files(
         elif source == "imdb" and (folder / "train" / "pos").is_dir():
             return Files({split: folder / split for split in ("train", "test")})
         elif (splits := _table_files(folder)) and (source == "file" or "test" in splits):
-            return Files(splits, _phrases(phrases), columns)
+            return Files(splits, _phrases(phrases), columns, delimiter)
     raise FileNotFoundError(_wanted(source, folders))
 
 
@@ -126,7 +131,10 @@ def _phrases(path: str | os.PathLike | None) -> pathlib.Path | None:
 
 def digest_of(files: Files, *options: Any) -> str:
     """SHA-256 of the content of files and of how they are read, in hexadecimal."""
-    digest = hashlib.sha256(repr((files.columns, sorted(files.splits), options)).encode())
+    how = (files.columns, sorted(files.splits), options)
+    # Copies that were prepared before there was a choice of delimiters keep their names.
+    how += () if files.delimiter is None else (files.delimiter,)
+    digest = hashlib.sha256(repr(how).encode())
     for path in [*(files.splits[split] for split in sorted(files.splits)), files.phrases]:
         for file in sorted(path.rglob("*.txt")) if path and path.is_dir() else filter(None, [path]):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -156,8 +164,9 @@ def read_files(source: Source, files: Files, shares: Sequence[float], seed: int)
       UserWarning: with the number of lines without text or label, and of examples that are also in another
         split; neither are used.
     """
-    examples = {split: _read(source, path, files.columns) for split, path in files.splits.items()}
-    more = _read(source, files.phrases, files.columns) if files.phrases is not None else []
+    how = files.columns, named_delimiter(files.delimiter)
+    examples = {split: _read(source, path, *how) for split, path in files.splits.items()}
+    more = _read(source, files.phrases, *how) if files.phrases is not None else []
     return arranged(source, examples, shares, seed, more=more, column=files.columns[1])
 
 
@@ -242,7 +251,9 @@ def _check_labels(examples: Examples, column: str) -> None:
             )
 
 
-def _read(source: Source, path: pathlib.Path, columns: tuple[str, str]) -> list[Example]:
+def _read(
+    source: Source, path: pathlib.Path, columns: tuple[str, str], delimiter: str | None = None
+) -> list[Example]:
     if path.is_dir():
         return [
             Example(read_text(file), folder.name)
@@ -250,13 +261,13 @@ def _read(source: Source, path: pathlib.Path, columns: tuple[str, str]) -> list[
             for file in sorted(folder.glob("*.txt"))
         ]
     name = path.name.removesuffix(".gz").removesuffix(".xz")
-    text = read_text(path).removeprefix("\ufeff")
+    text = read_text(path)
     if source == "sst2" and name.startswith("stsa."):
         rows = _label_first(path, text)
     elif name.endswith(".jsonl"):
         rows = _json_lines(path, text, columns)
     elif name.endswith((".csv", ".tsv")):
-        rows = _table(path, text, columns, tabs=name.endswith(".tsv"))
+        rows = _table(path, text, columns, delimiter, tabs=name.endswith(".tsv"))
     else:
         raise ValueError(f"{path} must end in .csv, .tsv or .jsonl (and perhaps .gz or .xz)")
     rows = [Example(text.strip(), label.strip()) for text, label in rows]
@@ -297,11 +308,12 @@ def _json_lines(path: pathlib.Path, text: str, columns: tuple[str, str]) -> Iter
 
 
 def _table(
-    path: pathlib.Path, text: str, columns: tuple[str, str], *, tabs: bool
+    path: pathlib.Path, text: str, columns: tuple[str, str], delimiter: str | None, *, tabs: bool
 ) -> Iterator[tuple[str, str]]:
     # Texts in TSV files have quotation marks that quote nothing.
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    rows = csv.reader(io.StringIO(text, newline=""), **style)
+    style = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    delimiter = delimiter or ("\t" if tabs else text_delimiter(text, columns))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style)
     header = [name.strip() for name in next(rows)]
     _check_columns(path, columns, header)
     places = [header.index(column) for column in columns]
@@ -319,7 +331,8 @@ def _check_columns(path: pathlib.Path, columns: tuple[str, str], found: list[str
     if missing:
         raise ValueError(
             f"{path}{where}: no column {' and no column '.join(map(repr, missing))}, only "
-            f"{', '.join(map(repr, found))}; name them by --data.text-column and --data.label-column"
+            f"{', '.join(map(repr, found))}; name them by --data.text-column and --data.label-column, and "
+            "the delimiter of a table by --data.delimiter"
         )
 
 

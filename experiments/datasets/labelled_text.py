@@ -57,6 +57,7 @@ def load_labelled(
     *,
     phrases: str | os.PathLike | None = None,
     columns: tuple[str, str] = ("text", "label"),
+    delimiter: str | None = None,
     splits: Sequence[float] = (80, 10, 10),
     split_seed: int = 0,
     data_dir: str | os.PathLike | None = None,
@@ -72,6 +73,7 @@ def load_labelled(
         folder in it named after the source.
       phrases: more texts to train on, see `find_files`.
       columns: names of the columns of text and label.
+      delimiter: that of CSV and TSV files, one character or `tab`; None to recognise it by the header.
       splits: shares of train, validation and test, for what does not come split.
       split_seed: of that division.
       data_dir: where TFDS keeps its data sets; None for TFDS's own default.
@@ -104,7 +106,7 @@ def load_labelled(
     files = None
     if source != "made_up":
         manual = root / "downloads" / "manual"
-        files = find_files(source, path, phrases, columns, [manual, manual / source])
+        files = find_files(source, path, phrases, columns, [manual, manual / source], delimiter)
     config = LabelledTextConfig(
         name=source, source=source, files=files, shares=tuple(map(float, splits)), seed=split_seed
     )

@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.datasets.compressed import is_compressed, read_content
+from experiments.datasets.compressed import is_compressed, read_utf8
 from experiments.datasets.preparing import SPLITS, DamagedError, load_prepared
 from lstmx.data import text_of
 
@@ -225,7 +225,7 @@ def _read_folder(folder: pathlib.Path, source_language: str, target_language: st
 def _read_lines(path: pathlib.Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; pass a file with one sentence a line")
-    content = read_content(path)
+    content = read_utf8(path)
     # At line feeds alone: Unicode has further line ends, at which a text may be broken within a sentence.
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     return [_sentence(path, number, line) for number, line in enumerate(lines, start=1)]

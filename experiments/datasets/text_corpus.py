@@ -22,7 +22,7 @@ from typing import Literal
 
 import tensorflow_datasets as tfds
 
-from experiments.datasets.compressed import read_content
+from experiments.datasets.compressed import read_utf8
 from experiments.datasets.preparing import SPLITS, DamagedError, load_prepared
 from lstmx.data import require_host, text_of
 
@@ -223,6 +223,8 @@ def python_docs() -> str:
 def read_text(path: str | os.PathLike) -> str:
     """Reads a text file, or all texts of a folder, as UTF-8; line ends stay as they are.
 
+    A byte order mark is not part of the text. A file that begins with that of UTF-16 or UTF-32 is decoded.
+
     Args:
       path: a file (.gz and .xz are decompressed), or a folder whose *.txt, *.md and *.txt.gz are joined by a
         newline in the sorted order of their paths.
@@ -251,7 +253,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def _read_file(path: pathlib.Path) -> str:
-    content = read_content(path)
+    content = read_utf8(path)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import tensorflow_datasets as tfds
 
-from experiments.datasets.compressed import find_file
+from experiments.datasets.compressed import find_file, without_mark
 from experiments.datasets.preparing import SPLITS, DamagedError
 from experiments.datasets.text_corpus import (
     load_text,
@@ -245,6 +245,7 @@ def _downloaded_wikitext2(dl_manager: tfds.download.DownloadManager) -> dict[str
         f"the folder with {', '.join(names.values())} as --data.path FOLDER",
     )
     with zipfile.ZipFile(dl_manager.download(WIKITEXT2_URL)) as archive:
-        texts = {split: archive.read(f"wikitext-2/{name}").decode("utf-8") for split, name in names.items()}
+        contents = {split: archive.read(f"wikitext-2/{name}") for split, name in names.items()}
+    texts = {split: without_mark(content).decode("utf-8") for split, content in contents.items()}
     _check_sizes("wikitext2", texts)
     return texts

@@ -43,8 +43,9 @@ def write(folder, files):
     [
         ("all.csv", CSV, ("text", "label"), Example("text 0, really", "bad")),
         ("all.csv.gz", "\ufeff" + CSV, ("text", "label"), Example("text 0, really", "bad")),
+        ("all.csv", CSV.replace(",", ";"), ("text", "label"), Example("text 0; really", "bad")),
         ("all.tsv.xz", TSV, ("sentence", "y"), Example('"text 0', "bad")),
-        ("all.jsonl", JSONL, ("text", "label"), Example("text 0", "False")),
+        ("all.jsonl", "\ufeff" + JSONL, ("text", "label"), Example("text 0", "False")),
     ],
 )
 def test_a_file_is_split_by_a_seed(load, tmp_path, name, content, columns, first):
@@ -194,6 +195,21 @@ def test_bad_files_are_named(load, tmp_path, case):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load("file", path, splits=(100,))
     assert time.perf_counter() - start < 5
+
+
+def test_a_delimiter_is_recognised_or_named(load, tmp_path):
+    rows = [f"text, {k}{{0}}{'good' if k % 2 else 'bad'}\n" for k in range(10)]
+    for name, delimiter in {";": ";", "tab": "\t", "|": "|", "~": "~"}.items():
+        text = "".join(row.format(delimiter) for row in ["text{0}label\n", *rows])
+        write(tmp_path, {"a.csv": text})
+        named = load(path="a.csv", splits=(100,), delimiter=name)
+        assert named["train"][0] == Example("text, 0", "bad")
+        if name != "~":
+            assert load(path="a.csv", splits=(100,)) == named
+    with pytest.raises(ValueError, match=r"only 'text~label'; .* delimiter of a table by --data\.delimiter"):
+        load(path="a.csv", splits=(100,))
+    with pytest.raises(ValueError, match=r"delimiter must be one character or one of tab, .* got 'semi'"):
+        load(path="a.csv", splits=(100,), delimiter="semi")
 
 
 def test_lines_without_text_or_label_are_counted(load, tmp_path):

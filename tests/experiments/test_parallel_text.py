@@ -52,6 +52,14 @@ def test_a_folder_of_aligned_lines(folder, load, capfd):
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_character(folder, load, encoding):
+    expected = load(folder)
+    text = (folder / "train.de").read_text(encoding="utf-8")
+    (folder / "train.de").write_text(text, encoding=encoding)
+    assert load(folder) == expected
+
+
 def test_archives_are_read_as_they_are(folder, load):
     expected = load(folder)
     for name, opener in {"train.de": gzip.open, "val.en": lzma.open}.items():

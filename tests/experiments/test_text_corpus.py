@@ -219,7 +219,8 @@ def test_wrong_source_and_missing_paths_are_refused(tmp_path):
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt.gz", gzip.compress(b"", mtime=0), "a.txt.gz is empty"),
         ("a.txt", b"caf\xe9 au lait", r"a.txt is not UTF-8: byte 0xe9 at offset 3 .*iconv"),
-        ("a.txt", "abc".encode("utf-16"), "a.txt is not UTF-8: byte 0xff at offset 0"),
+        ("a.txt", "\ufeff".encode(), "a.txt is empty"),
+        ("a.txt", b"\xff\xfea", "a.txt begins as UTF-16 and is not: truncated data at offset 2"),
         ("a.bin", b"ab\0c", "a.bin is not text: it has a NUL character at offset 2"),
         ("a.txt.gz", b"plain", r"a.txt.gz is not a whole .gz file"),
         ("a.txt.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], r"a.txt.gz is not a whole .gz file"),
@@ -235,6 +236,16 @@ def test_what_is_not_text_is_refused_before_preparing(tmp_path, name, content, m
         with pytest.raises(ValueError, match=message if b"x" in content else "a.txt|is empty"):
             load_text(path=tmp_path, data_dir=tmp_path)
     assert not (tmp_path / "text_corpus").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-be"])
+def test_a_byte_order_mark_is_no_character(tmp_path, encoding):
+    text = "na\u00efve caf\u00e9\n" * 4
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes((mark + text).encode(encoding))
+    assert load_text(path=tmp_path / "a.txt", splits=(100,), data_dir=tmp_path) == {"train": text}
+    assert read_text(tmp_path) == text + "\n" + text
 
 
 def test_content_that_changes_between_naming_and_preparing_is_refused(corpus, tmp_path):
