@@ -14,6 +14,8 @@ that imports orbax, and it does so when called: the import takes a second.
 import datetime
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -274,7 +276,7 @@ class Saver:
                 if whole
                 else "there is none before it"
             )
-            raise CheckpointError(f"could not save step {step}: {error}\n{kept}") from error
+            raise CheckpointError(f"could not save step {step}: {_reason(error)}\n{kept}") from error
         self._delete_superseded()
 
     def _delete_superseded(self) -> None:
@@ -354,6 +356,12 @@ def _clear_away(run: Path, resumed_step: int | None) -> None:
 def _read_meta(run: Path, step: int) -> dict[str, Any]:
     # The file that orbax' JsonSave writes; read without orbax, as it is read often and at the start.
     return json.loads((run / "checkpoints" / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong with a file; tensorstore hides it behind a page of paths."""
+    code = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+    return os.strerror(int(code[1])) if code else str(error)
 
 
 def _list(steps: list[int]) -> str:

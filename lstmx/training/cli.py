@@ -4,19 +4,19 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import io
 import json
-import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple
 
-from lstmx.training.checkpoint import CheckpointError
+from lstmx.training.checkpoint import CheckpointError, restore_params
 from lstmx.training.config import config_differences, config_to_dict
 from lstmx.training.digest import saved_steps
 from lstmx.training.loop import NonFiniteError, train_in
@@ -24,8 +24,9 @@ from lstmx.training.metrics import is_finite
 from lstmx.training.optimizer import make_schedule
 from lstmx.training.progress import format_numbers, format_seconds
 from lstmx.training.result import Result
-from lstmx.training.run import Run, claim_run
+from lstmx.training.run import Run, claim_run, open_run, read_assets
 from lstmx.training.signals import stop_on_signals
+from lstmx.training.terminal import clean_errors, fail, plain_messages, reported_errors
 
 DEFAULT = "default"
 
@@ -38,12 +39,16 @@ class Arguments(NamedTuple):
         config: the experiment's config.
         workdir: the run folder.
         json: whether to end with one line of JSON.
+        debug: whether to show tracebacks.
+        init_from: folder of the run whose weights to start from, or None.
     """
 
     experiment: str
     config: Any
     workdir: Path
     json: bool
+    debug: bool
+    init_from: Path | None
 
 
 def main(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence[str] | None = None) -> int:
@@ -119,9 +124,26 @@ def parse(module: ModuleType, experiment: str, argv: Sequence[str]) -> Arguments
                 None,
             ),
             (
+                "init_from",
+                Annotated[
+                    Path | None,
+                    tyro.conf.arg(
+                        help="A run whose best weights to start from; its vocabulary is kept.", metavar="RUN"
+                    ),
+                ],
+                None,
+            ),
+            (
                 "json",
                 Annotated[
                     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="End with one line of JSON.")
+                ],
+                False,
+            ),
+            (
+                "debug",
+                Annotated[
+                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Show tracebacks of errors.")
                 ],
                 False,
             ),
@@ -139,13 +161,15 @@ def parse(module: ModuleType, experiment: str, argv: Sequence[str]) -> Arguments
             parsed = ask(*argv)
     except SystemExit as end:
         if end.code not in (0, None):
-            _fail(_explain(errors.getvalue(), lambda: _flags(ask)))
+            fail(_explain(errors.getvalue(), lambda: _flags(ask)))
         raise
     return Arguments(
         experiment,
         parsed.config,
         parsed.workdir or _default_workdir(experiment, parsed, presets),
         parsed.json,
+        parsed.debug,
+        parsed.init_from,
     )
 
 
@@ -153,10 +177,13 @@ def _default_workdir(experiment: str, parsed: Any, presets: dict[str, Any]) -> P
     name = Path(experiment).stem
     if parsed.preset != DEFAULT:
         name += f"-{parsed.preset}"
-    if parsed.config != presets[parsed.preset]:
+    if parsed.config != presets[parsed.preset] or parsed.init_from is not None:
         # The same command finds its run again, and another config does not run into it.
         preset, config = map(config_to_dict, (presets[parsed.preset], parsed.config))
-        digest = hashlib.sha256(json.dumps(config_differences(preset, config)).encode()).hexdigest()
+        text = json.dumps(config_differences(preset, config))
+        if parsed.init_from is not None:
+            text += str(parsed.init_from.resolve())
+        digest = hashlib.sha256(text.encode()).hexdigest()
         name += f"-{digest[:8]}"
     return Path("runs", name)
 
@@ -212,25 +239,75 @@ def _ratio(a: str, b: str) -> float:
 
 
 def _run(module: ModuleType, arguments: Arguments, command: str) -> int:
-    config, folder = arguments.config, arguments.workdir
+    config, folder, debug = arguments.config, arguments.workdir, arguments.debug
     experiment = arguments.experiment
     if Path(experiment).is_file():
         experiment = str(Path(experiment).resolve())
     with contextlib.ExitStack() as stack:
-        with clean_errors():
+        stack.enter_context(plain_messages(debug))
+        with reported_errors(debug, _advice):
             make_schedule(config.optimizer, config.steps)  # refuses what contradicts, before anything is made
-            run = stack.enter_context(claim_run(folder, experiment, config))
+            if arguments.init_from is not None:
+                _require_source(arguments.init_from, folder)
+            run = stack.enter_context(claim_run(folder, experiment, config, arguments.init_from))
             finished = _read_result(run)
             if finished is None:
-                task = module.make_task(config)
+                task, params = _prepare(module, config, run)
         if finished is not None:
             print(f"already finished: {folder}")
             return _report(finished, folder, command, arguments.json)
-        result = _train(run, task, config)
+        result = _train(run, task, config, params, debug)
     return _report(result.summary(), folder, command, arguments.json)
 
 
-def _train(run: Run, task: Any, config: Any) -> Result:
+def _require_source(source: Path, folder: Path) -> None:
+    open_run(source)
+    if source.resolve() == folder.resolve():
+        raise ValueError(
+            f"a run cannot start from its own weights: {folder} is both --init-from and --workdir"
+        )
+
+
+def _prepare(module: ModuleType, config: Any, run: Run) -> tuple[Any, Any]:
+    """The task, and the parameters to start from, None for fresh ones."""
+    source = run.record.init_from
+    if source is None:
+        return module.make_task(config), None
+    task = make_task_like(module, config, read_assets(source if run.is_new else run.folder))
+    if not run.is_new and saved_steps(run.folder):
+        return task, None
+    try:
+        return task, restore_params(source, task).items["params"]
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot start from {source}: {error}") from error
+
+
+def make_task_like(module: ModuleType, config: Any, assets: Mapping[str, str]) -> Any:
+    """The task of a config with the vocabulary of a run, where the experiment's `make_task` can keep it.
+
+    Args:
+        module: the experiment.
+        config: its config.
+        assets: those of the run, as from `lstmx.training.read_assets`.
+    """
+    takes = "assets" in inspect.signature(module.make_task).parameters
+    return module.make_task(config, assets=assets) if takes else module.make_task(config)
+
+
+def make_run_task(module: ModuleType, config: Any, folder: Path) -> Any:
+    """The task of an existing run, which has the vocabulary of another if it started from its weights.
+
+    Args:
+        module: the experiment.
+        config: the config of the run.
+        folder: the run folder.
+    """
+    if open_run(folder).init_from is None:
+        return module.make_task(config)
+    return make_task_like(module, config, read_assets(folder))
+
+
+def _train(run: Run, task: Any, config: Any, params: Any, debug: bool) -> Result:
     try:
         with stop_on_signals() as stop:
             return train_in(
@@ -240,15 +317,34 @@ def _train(run: Run, task: Any, config: Any) -> Result:
                 seed=config.seed,
                 optimizer=config.optimizer,
                 loop=config.loop,
+                params=params,
                 stop=stop,
             )
     except (CheckpointError, NonFiniteError, OSError) as error:
-        _fail(str(error), code=1)
+        if debug:
+            raise
+        fail(str(error) + _advice(error), code=1)
+
+
+def _advice(error: Exception) -> str:
+    """What to change, in the options of the command line."""
+    if isinstance(error, NonFiniteError):
+        return (
+            "; start another\nwith a smaller --optimizer.learning-rate or --optimizer.clip-norm, or with "
+            "--optimizer.warmup-steps"
+        )
+    return {
+        "config": "\nask for the same to resume it, or choose another --workdir",
+        "steps": "\nchoose another --workdir, and --init-from to start from its weights",
+        "start": "\ngive the same --init-from to resume it, or choose another --workdir",
+    }.get(getattr(error, "cause", None), "")
 
 
 def _read_result(run: Run) -> dict[str, Any] | None:
+    if run.is_new or run.is_prolonged:
+        return None
     try:
-        return None if run.is_new else json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+        return json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # it is made again from the last checkpoint
 
@@ -276,25 +372,3 @@ def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -
         print(json.dumps({"workdir": str(folder), **result}))
     sys.stdout.flush()
     return code
-
-
-@contextlib.contextmanager
-def clean_errors() -> Iterator[None]:
-    """Shows what a person can put right as a message; anything else is a bug and keeps its traceback.
-
-    Ends quietly, as if killed by the signal, where what was written to has been closed, as by `| head`.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is left in the buffer would raise again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None
-    except (CheckpointError, ValueError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(code)

@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import IO
+
+# Far behind the content of any file that is locked.
+_LOCKED_BYTE = 0x7FFFFFFF - 1
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -34,8 +38,32 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     sync_folder(path.parent)
 
 
+def lock_file(file: IO) -> None:
+    """Locks an open file for this process, until it is closed or the process ends.
+
+    Args:
+        file: open for writing. On Windows, which has no `fcntl`, only a byte far behind its end is locked, so
+            that others can still read it.
+
+    Raises:
+        OSError: another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        file.seek(_LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in a folder durable: a rename is not on the disk before its folder is."""
+    if os.name == "nt":  # folders cannot be opened there, and need not be
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,7 +16,14 @@ from lstmx.training.averaging import exchange_average, observe_validation
 from lstmx.training.files import write_atomically
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
 from lstmx.training.optimizer import OptimizerConfig, make_optimizer
-from lstmx.training.progress import Progress, Throughput, format_numbers, format_seconds, show_progress
+from lstmx.training.progress import (
+    Progress,
+    Throughput,
+    format_number,
+    format_numbers,
+    format_seconds,
+    show_progress,
+)
 from lstmx.training.result import Result, Trained
 from lstmx.training.run import Run, claim_run, keep_assets, make_record
 from lstmx.training.signals import StopRequest
@@ -105,10 +112,11 @@ def train(
     optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
     loop: LoopConfig = LoopConfig(),
     experiment: str = "python",
+    params: PyTree | None = None,
     stop: StopRequest | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Trains a task in a run folder, or goes on with the training found there.
+    """Trains a task in a run folder, or resumes the training found there.
 
     Killed at any point and called again with the same arguments, it ends with the same bits as if it had not
     been. Signals keep their handlers: a KeyboardInterrupt reaches the caller.
@@ -116,11 +124,13 @@ def train(
     Args:
         task: model, data and loss.
         workdir: the run folder.
-        steps: number of updates.
+        steps: number of updates; that of an existing run may be raised if its schedule is constant.
         seed: seed of all randomness.
         optimizer: a config, or any optax transformation (its settings are not recorded: keep them the same).
         loop: evaluation, checkpoints and log.
         experiment: name recorded in config.json.
+        params: the parameters a new run starts from, like those of `task.init`; its own if None. They are
+            saved at once, as the checkpoint of step 0; a run that has a checkpoint resumes from that.
         stop: once true, training ends after the step in progress, with a checkpoint; see
             `lstmx.training.stop_on_signals`.
         quiet: print nothing.
@@ -132,12 +142,21 @@ def train(
         RunError: the folder cannot be used: in use, of another config, not writable, not a run.
         CheckpointError: a checkpoint could not be written, or all that exist are damaged.
         NonFiniteError: the loss or the gradient is not finite.
+        ValueError: the parameters are of another model.
     """
     steps = _checked_steps(steps)
     settings = optimizer if isinstance(optimizer, OptimizerConfig) else "optax"
     with claim_run(workdir, experiment, _Settings(steps, seed, settings, loop)) as run:
         return train_in(
-            run, task, steps=steps, seed=seed, optimizer=optimizer, loop=loop, stop=stop, quiet=quiet
+            run,
+            task,
+            steps=steps,
+            seed=seed,
+            optimizer=optimizer,
+            loop=loop,
+            params=params,
+            stop=stop,
+            quiet=quiet,
         )
 
 
@@ -149,6 +168,7 @@ def train_in(
     seed: int,
     optimizer: "OptimizerConfig | optax.GradientTransformation",
     loop: LoopConfig,
+    params: PyTree | None = None,
     stop: StopRequest | None = None,
     quiet: bool = False,
 ) -> Result:
@@ -160,11 +180,12 @@ def train_in(
     target = checkpoint.state_items(abstract_state(task, optimizer))
     restored = checkpoint.restore_latest(run.folder, target)
     if restored is None:
-        state = init_state(task, optimizer, keys.init)
+        state = init_state(task, optimizer, keys.init, params)
     else:
         state = checkpoint.items_state(restored.items)
     start = int(state.step)
-    if run.is_new:
+    if run.is_new or run.is_prolonged:
+        (run.folder / "result.json").unlink(missing_ok=True)
         run.write_record()
     keep_assets(run.folder, task.assets() if hasattr(task, "assets") else {})
 
@@ -181,6 +202,8 @@ def train_in(
         session = _session(task, FolderStore(run, log, saver), steps, loop, keys, progress)
         _introduce(session, seed, f", in {run.folder}")
         _introduce_run(session, run, start)
+        if restored is None and params is not None:
+            session.store.save(state, None)
         state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step, stop)
         result = _result(session, state, stop)
         if result.status == "finished":
@@ -359,7 +382,8 @@ def _explain(session: _Session, step: int, values: Mapping[str, float]) -> str:
     rate = values.get("learning_rate")
     known = "" if rate is None else f", learning rate {rate:.4g}"
     return (
-        f"not finite at step {step}: loss {values['loss']:.4g}, grad norm {values['grad_norm']:.4g}{known}"
+        f"not finite at step {step}: loss {format_number(values['loss'])}, "
+        f"grad norm {format_number(values['grad_norm'])}{known}"
         f"{session.store.advice()}"
     )
 
@@ -376,7 +400,7 @@ def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
         elif best is None or loss <= best["loss"]:
             verdict = "best so far"
         else:
-            verdict = f"best {best['loss']:.4g} at step {best['step']}"
+            verdict = f"best {format_number(best['loss'])} at step {best['step']}"
         session.store.write(
             {"step": step, "split": VALIDATION, **metrics, "elapsed_s": round(session.elapsed, 3)}
         )

@@ -7,14 +7,67 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
+def format_number(value: float, digits: int = 4) -> str:
+    """A number with this many significant digits, and all digits before the point.
+
+    Example:
+        >>> [format_number(value, 5) for value in (57543043.7872, 112.1, 0.0224, 0.0, 3, 2.5e-9, math.nan)]
+        ['57,543,044', '112.10', '0.022400', '0.0000', '3', '2.5000e-09', 'nan']
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    exponent = math.floor(math.log10(abs(value))) if value else 0
+    if not -5 < exponent < 12:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{max(digits - 1 - exponent, 0)}f}"
+
+
 def format_numbers(numbers: Mapping[str, float]) -> str:
     """Named numbers in a row, four significant digits each.
 
     Example:
         >>> format_numbers({"loss": 1.23456, "accuracy": 0.5})
-        'loss 1.235  accuracy 0.5'
+        'loss 1.235  accuracy 0.5000'
     """
-    return "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+    return "  ".join(f"{name} {format_number(value)}" for name, value in numbers.items())
+
+
+def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Named rows of numbers, five significant digits each, aligned at the decimal point.
+
+    Args:
+        rows: name of the row -> name of the column -> number; a row may lack columns.
+
+    Returns:
+        Lines: the names of the columns, if there is more than one, and the rows.
+
+    Example:
+        >>> print(format_table({"mse": {"": 57543043.7872}, "smape": {"": 0.0224}}))
+        mse    57,543,044
+        smape           0.022400
+        >>> print(format_table({"plain": {"loss": 4.75, "perplexity": 115.58}, "cache": {"loss": 4.5}}))
+               loss    perplexity
+        plain  4.7500  115.58
+        cache  4.5000
+    """
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    cells = [
+        [name, *(format_number(row[c], 5) if c in row else "" for c in columns)] for name, row in rows.items()
+    ]
+    for column in range(1, len(columns) + 1):
+        before = max(_before_point(row[column]) for row in cells)
+        for row in cells:
+            row[column] = " " * (before - _before_point(row[column])) + row[column] if row[column] else ""
+    table = [["", *columns], *cells] if len(columns) > 1 else cells
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+    return "\n".join(lines)
+
+
+def _before_point(text: str) -> int:
+    return len(text.split(".")[0])
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """The folder of a run: what it was asked to do, and who may write in it."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -16,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from lstmx.training.config import config_differences, config_from_dict, config_to_dict
-from lstmx.training.files import write_atomically
+from lstmx.training.files import lock_file, write_atomically
+from lstmx.training.prolonging import asks_for_more_steps, refusal_to_prolong
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lstmx")
 
 
 class RunError(ValueError):
-    """A run folder cannot be used as asked; the message says why and what to do."""
+    """A run folder cannot be used as asked; the message says why.
+
+    Attributes:
+        cause: "config" if the run has another config, "steps" if its learning rate schedule allows no further
+            steps, "start" if it started from other weights; None for anything else.
+    """
+
+    def __init__(self, message: str, cause: str | None = None):
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,14 @@ class RunRecord:
         config: its config as a dict; see `lstmx.training.config_from_dict`.
         versions: versions of Python and of the libraries that started the run.
         git: commit of the code, with "-dirty" if it had changes; None outside of a repository.
+        init_from: folder of the run whose weights it started from; None if it started from fresh ones.
     """
 
     experiment: str
     config: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
+    init_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +61,13 @@ class Run:
         folder: the folder.
         record: what is in its config.json, or will be.
         is_new: nothing has been recorded in it yet.
+        is_prolonged: it is asked for more steps than before.
     """
 
     folder: Path
     record: RunRecord
     is_new: bool
+    is_prolonged: bool = False
 
     def write_record(self) -> None:
         """Writes config.json, after which the folder is a run."""
@@ -140,7 +153,11 @@ def open_run(folder: str | Path) -> RunRecord:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return RunRecord(
-            content["experiment"], content["config"], content.get("versions", {}), content.get("git")
+            content["experiment"],
+            content["config"],
+            content.get("versions", {}),
+            content.get("git"),
+            content.get("init_from"),
         )
     except FileNotFoundError:
         raise RunError(f"no run at {folder}: it has no config.json") from None
@@ -149,7 +166,9 @@ def open_run(folder: str | Path) -> RunRecord:
 
 
 @contextmanager
-def claim_run(folder: str | Path, experiment: str, config: Any) -> Iterator[Run]:
+def claim_run(
+    folder: str | Path, experiment: str, config: Any, init_from: str | Path | None = None
+) -> Iterator[Run]:
     """Makes or opens a run folder for training and keeps other processes out of it.
 
     Nothing is compiled and no data is read, so a wrong folder is known at once. config.json is not written
@@ -159,13 +178,16 @@ def claim_run(folder: str | Path, experiment: str, config: Any) -> Iterator[Run]
         folder: the run folder; made if there is none.
         experiment: name of the experiment or path of its file.
         config: its config, a dataclass or a dict. Fields that an older version's run lacks have the defaults
-            of the dataclass.
+            of the dataclass. It may ask for more `steps` than the run has, if the learning rate does not
+            depend on their number: see `lstmx.training.prolonging`.
+        init_from: folder of the run whose weights it starts from, to be recorded; None for fresh ones.
 
     Yields:
         The run.
 
     Raises:
-        RunError: it is a file, cannot be written, holds something else, is in use, or has another config.
+        RunError: it is a file, cannot be written, holds something else, is in use, has another config or
+            another start.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -178,11 +200,15 @@ def claim_run(folder: str | Path, experiment: str, config: Any) -> Iterator[Run]
         raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
     with _lock(folder):
         record = make_record(experiment, config_to_dict(config) if is_dataclass(config) else config)
-        is_new = not (folder / "config.json").exists()
-        if not is_new:
-            old = open_run(folder)
-            _refuse_changed(folder, replace(old, config=_completed(old.config, config)), record)
-        yield Run(folder, record, is_new)
+        record = replace(record, init_from=None if init_from is None else str(Path(init_from).resolve()))
+        if not (folder / "config.json").exists():
+            yield Run(folder, record, is_new=True)
+            return
+        old = open_run(folder)
+        old = replace(old, config=_completed(old.config, config))
+        _refuse_changed(folder, old, record)
+        # The versions stay those that started the run, so that others are noticed.
+        yield Run(folder, replace(old, config=record.config), False, old.config != record.config)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -208,15 +234,26 @@ def _completed(old: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
 
 
 def _refuse_changed(folder: Path, old: RunRecord, new: RunRecord) -> None:
+    if old.init_from != new.init_from:
+        starts = [
+            f"from the weights of {run}" if run else "from fresh weights"
+            for run in (old.init_from, new.init_from)
+        ]
+        raise RunError(f"the run in {folder} started {starts[0]}, asked is one {starts[1]}", "start")
     lines = []
     # By stem: the file of an experiment may have been moved, with the run or without.
     if Path(old.experiment).stem != Path(new.experiment).stem:
         lines.append(f"  experiment: {old.experiment} in the run, {new.experiment} asked")
-    for name, (before, after) in config_differences(old.config, new.config).items():
+    differences = config_differences(old.config, new.config)
+    if not lines and asks_for_more_steps(differences):
+        reason = refusal_to_prolong(new.config, differences["steps"][0])
+        if reason:
+            raise RunError(f"the run in {folder} cannot be prolonged: {reason}", "steps")
+        return
+    for name, (before, after) in differences.items():
         lines.append(f"  {name}: {before} in the run, {after} asked")
     if lines:
-        advice = "ask for the same to resume it, or choose another --workdir"
-        raise RunError("\n".join([f"the run in {folder} has another config; {advice}", *lines]))
+        raise RunError("\n".join([f"the run in {folder} has another config:", *lines]), "config")
 
 
 @contextmanager
@@ -225,7 +262,7 @@ def _lock(folder: Path) -> Iterator[None]:
     # left by a crash needs no detection. The content only serves the message.
     with (folder / "lock").open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except OSError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"

@@ -38,7 +38,7 @@ class Store(Protocol):
         ...
 
     def advice(self) -> str:
-        """Lines that follow the message of a non-finite loss: what is saved, and what to do."""
+        """What is saved after a non-finite loss: a line that follows the message."""
         ...
 
 
@@ -75,11 +75,7 @@ class FolderStore:
         """Names the last checkpoint."""
         saved = saved_steps(self.run.folder)
         kept = f"the last checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        return (
-            f"\nnothing of it was saved; {kept}. The same run would meet the same numbers again: start "
-            "another\nwith a smaller --optimizer.learning-rate or --optimizer.clip-norm, or with "
-            "--optimizer.warmup-steps"
-        )
+        return f"\nnothing of it was saved; {kept}. The same run would meet the same numbers again"
 
 
 @dataclass

@@ -131,8 +131,7 @@ def test_a_nan_stops_and_leaves_the_checkpoints_alone(tmp_path, nan_at):
         run_toy(tmp_path, task=toy.Toy(toy.Config(nan_at=nan_at)), loop=loop)
     message = str(error.value)
     assert f"at step {nan_at}: loss nan, grad norm nan, learning rate 0.05" in message
-    assert "--optimizer.learning-rate" in message
-    assert "--optimizer.clip-norm" in message
+    assert "--" not in message  # the command line adds its options: tests/scripts/test_train.py
     saved = checkpoints.saved_steps(tmp_path)
     assert saved == [step for step in (5, 10, 15) if step < nan_at][-2:]
     assert all(checkpoints.find_problem(tmp_path, step) is None for step in saved)
