@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     # Flax, optax and tensorflow-datasets take seconds to import and --help needs none of them: the functions
     # below import what they use.
     from experiments.tasks.language_model.task import CharLM
+    from lstmx.data import CharVocabulary
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,16 @@ PRESETS = {
 }
 
 
-def make_task(config: Config) -> "CharLM":
-    """The task of a config: reads the text, makes the vocabulary."""
+def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "CharLM":
+    """The task of a config: reads the text, makes the vocabulary or keeps that of a run's assets."""
     from experiments.datasets.text_corpus import load_text
     from experiments.tasks.language_model.task import CharLM
     from lstmx.data import CharVocabulary
 
     data = config.data
     texts = load_text(data.source, data.path, data.splits, data.data_dir)
+    if assets is not None:
+        return CharLM(config, _vocabulary(assets), texts)
     # All splits: a character that only the held-out text has must be known, if only to be unlikely.
     return CharLM(config, CharVocabulary.from_text("".join(texts.values())), texts)
 
@@ -135,6 +138,11 @@ def make_task(config: Config) -> "CharLM":
 def make_generator(config: Config, assets: Mapping[str, str]) -> "CharLM":
     """The task without its text, from what a run keeps beside its checkpoints: enough to generate."""
     from experiments.tasks.language_model.task import CharLM
+
+    return CharLM(config, _vocabulary(assets), {})
+
+
+def _vocabulary(assets: Mapping[str, str]) -> "CharVocabulary":
     from lstmx.data import CharVocabulary
 
-    return CharLM(config, CharVocabulary(json.loads(assets["vocabulary.json"])["characters"]), {})
+    return CharVocabulary(json.loads(assets["vocabulary.json"])["characters"])

@@ -23,6 +23,7 @@ Measured on 2 CPU cores (README.md beside this file), accuracy on the test split
 words (where scikit-learn is installed).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from lstmx.training import LoopConfig, OptimizerConfig
 if TYPE_CHECKING:
     # As in char_lm: --help needs none of what these import.
     from experiments.tasks.classification.task import TextClassification
+    from experiments.tasks.classification.text_encoding import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-def make_task(config: Config) -> "TextClassification":
-    """The task of a config: reads the texts, makes the vocabulary."""
+def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "TextClassification":
+    """The task of a config: reads the texts, makes the vocabulary or keeps that of a run's assets."""
     from experiments.datasets.labelled_text import load_labelled
     from experiments.tasks.classification.task import TextClassification
     from experiments.tasks.classification.text_encoding import TextEncoder
@@ -218,6 +220,8 @@ def make_task(config: Config) -> "TextClassification":
         split_seed=data.split_seed,
         data_dir=data.data_dir,
     )
+    if assets is not None:
+        return TextClassification(config, *_kept(assets), examples)
     encoder = TextEncoder.learn(
         (text for text, _ in examples["train"]),
         data.level,
@@ -230,10 +234,13 @@ def make_task(config: Config) -> "TextClassification":
 
 def make_classifier(config: Config, assets: Mapping[str, str]) -> "TextClassification":
     """The task without its texts, from what a run keeps beside its checkpoints: enough to classify."""
-    import json
-
     from experiments.tasks.classification.task import TextClassification
+
+    return TextClassification(config, *_kept(assets), {})
+
+
+def _kept(assets: Mapping[str, str]) -> tuple["TextEncoder", list[str]]:
+    """The vocabulary and the classes of a run."""
     from experiments.tasks.classification.text_encoding import TextEncoder
 
-    encoder = TextEncoder.from_json(assets["vocabulary.json"])
-    return TextClassification(config, encoder, json.loads(assets["classes.json"]), {})
+    return TextEncoder.from_json(assets["vocabulary.json"]), json.loads(assets["classes.json"])

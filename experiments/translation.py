@@ -185,10 +185,10 @@ PRESETS = {
 }
 
 
-def make_task(config: Config) -> "Translation":
-    """The task of a config: reads the pairs, learns the vocabularies."""
+def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "Translation":
+    """The task of a config: reads the pairs, learns the vocabularies or keeps those of a run's assets."""
     from experiments.datasets.parallel_text import load_pairs
-    from experiments.tasks.translation.task import Translation, learn_vocabularies
+    from experiments.tasks.translation.task import Translation, learn_vocabularies, read_vocabularies
 
     data = config.data
     pairs = load_pairs(
@@ -204,6 +204,8 @@ def make_task(config: Config) -> "Translation":
     pairs["train"] = pairs["train"][: data.limit]
     if data.lower_case:
         pairs = {split: [(a.lower(), b.lower()) for a, b in those] for split, those in pairs.items()}
+    if assets is not None:
+        return Translation(config, read_vocabularies(assets), pairs)
     return Translation(config, learn_vocabularies(data, pairs["train"]), pairs)
 
 

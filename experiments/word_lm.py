@@ -33,6 +33,7 @@ from lstmx.training import LoopConfig, OptimizerConfig
 if TYPE_CHECKING:
     # As in char_lm: --help needs none of what these import.
     from experiments.tasks.language_model.task import LanguageModelTask
+    from lstmx.data import WordVocabulary
 
 
 @dataclass(frozen=True)
@@ -216,14 +217,16 @@ PRESETS = {
 }  # fmt: skip
 
 
-def make_task(config: Config) -> "LanguageModelTask":
-    """The task of a config: reads the text, makes the vocabulary of its training split."""
+def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "LanguageModelTask":
+    """The task of a config: reads the text, makes the vocabulary of its training split or keeps a run's."""
     from experiments.datasets.word_corpus import load_words, tokenizer_of
     from lstmx.data import WordVocabulary, split_words
     from lstmx.data.words import END_OF_LINE, UNKNOWN
 
     data = config.data
     texts = load_words(data.source, data.path, data.splits, data.data_dir)
+    if assets is not None:
+        return _task(config, *_kept(assets), texts)
     tokenizer = tokenizer_of(data.source, data.path) if data.tokenizer == "auto" else data.tokenizer
     vocabulary = WordVocabulary.from_counts(
         split_words(texts["train"], tokenizer),
@@ -236,10 +239,14 @@ def make_task(config: Config) -> "LanguageModelTask":
 
 def make_generator(config: Config, assets: Mapping[str, str]) -> "LanguageModelTask":
     """The task without its text, from what a run keeps beside its checkpoints: enough to generate."""
+    return _task(config, *_kept(assets), {})
+
+
+def _kept(assets: Mapping[str, str]) -> tuple["WordVocabulary", str]:
     from lstmx.data import WordVocabulary
 
     kept = json.loads(assets["vocabulary.json"])
-    return _task(config, WordVocabulary(kept["words"], kept["unknown"]), kept["tokenizer"], {})
+    return WordVocabulary(kept["words"], kept["unknown"]), kept["tokenizer"]
 
 
 def _task(config, vocabulary, tokenizer, texts) -> "LanguageModelTask":

@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 import experiments
-from lstmx.training import check_assets, cli, restore_params
+from lstmx.training import check_assets, cli, restore_params, terminal
+from lstmx.training.progress import format_table
 
 
 def evaluate(
@@ -18,6 +19,7 @@ def evaluate(
     split: str | None = None,
     checkpoint: str = "best",
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Evaluates a run on one of its splits, and draws pictures into the run where the experiment has some.
 
@@ -26,10 +28,11 @@ def evaluate(
         split: train, validation or test; validation if there is one, else test.
         checkpoint: best (by validation loss), latest, or the number of a step.
         json: end with one line of JSON.
+        debug: show tracebacks of errors.
     """
-    with cli.clean_errors():
+    with terminal.clean_errors(debug):
         module, config = experiments.reopen(run)
-        task = module.make_task(config)
+        task = cli.make_run_task(module, config, run)
         check_assets(run, task.assets() if hasattr(task, "assets") else {})
         if split is None:
             split = next((name for name in ("validation", "test") if name in task.splits), "train")
@@ -39,8 +42,7 @@ def evaluate(
         if hasattr(task, "report"):
             text, values = task.report(restored.items["params"], split, run)
     print(f"{split}, checkpoint of step {restored.step}")
-    for name, value in metrics.items():
-        print(f"  {name}: {value:.4f}")
+    print(format_table({f"  {name}": {"": value} for name, value in metrics.items()}))
     if text:
         print(text)
     if json:

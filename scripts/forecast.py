@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 import experiments
-from lstmx.training import cli, read_assets, restore_params
+from lstmx.training import read_assets, restore_params, terminal
 
 
 def forecast(
@@ -19,6 +19,7 @@ def forecast(
     plot: Path | None = None,
     level: tuple[float, ...] = (80.0,),
     checkpoint: str = "best",
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Forecasts what comes after the last value of each series.
 
@@ -31,8 +32,9 @@ def forecast(
         plot: picture of the first series and their forecasts, as PNG, PDF or SVG; needs matplotlib.
         level: widths of the intervals in percent, where the run forecasts more than points.
         checkpoint: best (by validation loss), latest, or the number of a step.
+        debug: show tracebacks of errors.
     """
-    with cli.clean_errors():
+    with terminal.clean_errors(debug):
         module, config = experiments.reopen(run)
         if not hasattr(module, "make_forecaster"):
             raise ValueError(f"{run} is a run of {module.__name__}, which does not forecast series")

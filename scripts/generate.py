@@ -10,37 +10,45 @@ import jax
 import tyro
 
 import experiments
-from lstmx.training import cli, read_assets, restore_params
+from lstmx.training import read_assets, restore_params, terminal
 
 
 def generate(
     run: tyro.conf.Positional[Path],
-    prompt: str = "\n",
+    prompt: str | None = None,
     length: int = 500,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
     checkpoint: str = "best",
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Generates text from a run, shown as it is made; the same seed gives the same text.
 
     Args:
         run: the run folder.
-        prompt: the text to go on from.
+        prompt: the text to continue; the start of a line if not given, or a space or the first character of
+            the vocabulary if that has no line ends.
         length: characters, or words, to generate.
         temperature: below 1 more likely, above 1 more surprising; 0 for the likeliest always.
         top_k: draw from the k likeliest only.
         top_p: draw from the fewest likeliest only that are as probable as this together.
         seed: of the draws.
         checkpoint: best (by validation loss), latest, or the number of a step.
+        debug: show tracebacks of errors.
     """
-    with cli.clean_errors():
+    with terminal.clean_errors(debug):
         module, config = experiments.reopen(run)
         if not hasattr(module, "make_generator"):
             raise ValueError(f"{run} is a run of {module.__name__}, which does not generate text")
         task = module.make_generator(config, read_assets(run))
         params = restore_params(run, task, checkpoint).items["params"]
+        prompt = task.units.default_prompt() if prompt is None else prompt
+        try:
+            task.units.prompt(prompt)
+        except ValueError as error:
+            raise ValueError(f"--prompt {prompt!r} cannot be continued: {error}") from error
         pieces = task.generate(
             params, prompt, length=length, key=jax.random.key(seed),
             temperature=temperature, top_k=top_k, top_p=top_p,

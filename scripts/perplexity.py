@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 import experiments
-from lstmx.training import check_assets, cli, read_assets, restore_params
+from lstmx.training import check_assets, cli, read_assets, restore_params, terminal
+from lstmx.training.progress import format_table
 
 
 def perplexity(
@@ -29,6 +30,7 @@ def perplexity(
     dynamic_batches: int | None = None,
     checkpoint: str = "best",
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Perplexity of a run's language model on a text, as it is and as it adapts to the text.
 
@@ -50,18 +52,19 @@ def perplexity(
         dynamic_batches: batches of the training text that tell the gradients' scale; all if not given.
         checkpoint: best (by validation loss), latest, or the number of a step.
         json: end with one line of JSON.
+        debug: show tracebacks of errors.
     """
     from experiments.datasets.text_corpus import read_text
     from experiments.tasks.language_model.adaptive_evaluation import evaluate_dynamically, evaluate_with_cache
     from experiments.tasks.language_model.task import LanguageModelTask
 
-    with cli.clean_errors():
+    with terminal.clean_errors(debug):
         module, config = experiments.reopen(run)
         needs_texts = file is None or dynamic
         if not needs_texts and hasattr(module, "make_generator"):
             task = module.make_generator(config, read_assets(run))
         else:
-            task = module.make_task(config)
+            task = cli.make_run_task(module, config, run)
         if not isinstance(task, LanguageModelTask):
             raise ValueError(f"{run} is a run of {module.__name__}, which is no language model")
         if needs_texts:
@@ -81,8 +84,7 @@ def perplexity(
                 epsilon=dynamic_epsilon, statistics_batches=dynamic_batches,
             )  # fmt: skip
     print(f"{file or split}, {len(tokens):,} {task.unit}, checkpoint of step {restored.step}")
-    for kind, metrics in results.items():
-        print(f"  {kind}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print(format_table({f"  {kind}": metrics for kind, metrics in results.items()}))
     if json:
         where = {"workdir": str(run), "step": restored.step, "split": split, "file": file and str(file)}
         print(json_format.dumps({**where, **results}))

@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
 """Translates sentences by a run: translate.py RUN "a sentence", or --file FILE, or lines on stdin."""
 
-import itertools
 import json as json_format
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -12,7 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 import experiments
-from lstmx.training import cli, read_assets, restore_params
+from experiments.datasets.compressed import read_utf8
+from experiments.tasks import text_lines
+from lstmx.training import read_assets, restore_params, terminal
 
 # Lines that are translated together: enough to be quick, few enough for answers to come soon.
 _TOGETHER = 256
@@ -28,6 +28,7 @@ def translate(
     length_penalty: float | None = None,
     checkpoint: str = "best",
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Translates sentences by a run, a line each.
 
@@ -44,23 +45,25 @@ def translate(
         length_penalty: alpha of the beam search; the run's if not given.
         checkpoint: best (by validation loss), latest, or the number of a step.
         json: one line of JSON for each sentence instead, with score, tokens and attention.
+        debug: show tracebacks of errors.
     """
-    with cli.clean_errors():
+    with terminal.clean_errors(debug):
         module, config = experiments.reopen(run)
         if not hasattr(module, "make_translator"):
             raise ValueError(f"{run} is a run of {module.__name__}, which does not translate")
         task = module.make_translator(config, read_assets(run))
         params = restore_params(run, task, checkpoint).items["params"]
         options = {"beam_size": beam_size, "length_penalty": length_penalty}
-        given = None if references is None else references.read_text(encoding="utf-8").split("\n")
-        lines = (text.encode(errors="surrogateescape") for text in sentences) if sentences else _lines(file)
+        given = None if references is None else _read_references(references)
+        sentences = [text.encode(errors="surrogateescape") for text in sentences]
+        lines = sentences or text_lines.read_lines(file or sys.stdin.buffer)
         # At a terminal each line is answered at once.
         together = 1 if not sentences and file is None and sys.stdin.isatty() else _TOGETHER
         bad, scored, count = 0, [], 0
-        for group in _groups(enumerate(lines, 1), together):
-            good, problems = _sorted_out(task, group)
+        for group in text_lines.in_groups(lines, together):
+            good, problems = text_lines.decode_lines(group, task.check)
             for number, problem in problems.items():
-                print(f"line {number} left out: {problem}", file=sys.stderr)
+                print(f"line {number} skipped: {problem}", file=sys.stderr)
             bad, count = bad + len(problems), group[-1][0]
             found = dict(zip(good, task.translate(params, list(good.values()), **options), strict=True))
             for number, _ in group:
@@ -71,33 +74,15 @@ def translate(
         if given is not None:
             _score(task, scored, given, count, references)
     if bad:
-        print(f"{bad} lines left out", file=sys.stderr)
+        print(f"{terminal.count_of(bad, 'line')} skipped", file=sys.stderr)
         raise SystemExit(1)
 
 
-def _lines(file: Path | None) -> Iterator[bytes]:
-    with sys.stdin.buffer if file is None else file.open("rb") as source:
-        yield from source
-
-
-def _groups(lines: Iterator[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
-    while group := list(itertools.islice(lines, most)):
-        yield group
-
-
-def _sorted_out(task, group: list[tuple[int, bytes]]) -> tuple[dict[int, str], dict[int, str]]:
-    good, problems = {}, {}
-    for number, line in group:
-        try:
-            text = line.decode("utf-8").strip()
-            task.check(text)
-        except UnicodeDecodeError as error:
-            problems[number] = f"not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}"
-        except ValueError as error:
-            problems[number] = str(error)
-        else:
-            good[number] = text
-    return good, problems
+def _read_references(path: Path) -> list[str]:
+    try:
+        return read_utf8(path).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason} at offset {error.start}") from error
 
 
 def _show(number: int, text: str | None, found, json: bool) -> None:
@@ -120,7 +105,10 @@ def _draw(found, path: Path) -> None:
 def _score(task, scored: list[tuple[int, str]], references: list[str], count: int, path: Path) -> None:
     references = references[:-1] if references[-1] == "" else references
     if len(references) != count:
-        raise ValueError(f"{path} has {len(references)} lines for {count} sentences")
+        raise ValueError(
+            f"{path} has {terminal.count_of(len(references), 'line')} for "
+            f"{terminal.count_of(count, 'sentence')}"
+        )
     translations = [text for _, text in scored]
     scores, signatures = task.scores(translations, [references[number - 1] for number, _ in scored])
     if not signatures:

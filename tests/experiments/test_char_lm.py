@@ -27,6 +27,22 @@ def task_of(tmp_path):
     return make
 
 
+@pytest.mark.parametrize("text", ["a" * 3000, "\n" * 3000, "\ufeff" + "a" * 3000])
+def test_one_distinct_character_is_refused(task_of, text):
+    with pytest.raises(ValueError, match=r"at least two distinct characters, this text has only '(a|.n)'"):
+        task_of(text)
+
+
+def test_a_kept_vocabulary_refuses_other_characters(task_of):
+    assets = task_of("abc" * 1000).assets()
+    config = task_of("cba" * 1000).config  # whose text is the one that is read below
+    kept = char_lm.make_task(config, assets)
+    assert kept.vocabulary.characters == "abc"
+    config.data.path.write_text("ab" * 1000 + "cd" * 100)
+    with pytest.raises(ValueError, match=r"the validation split cannot be read: 45 of 110 .* 'd' at 21"):
+        char_lm.make_task(config, assets)
+
+
 def test_a_new_model_knows_nothing_and_evaluation_counts_every_character(task_of):
     text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 4000))
     task = task_of(text, splits=(50, 30, 20))

@@ -12,7 +12,7 @@ import pytest
 from experiments import sentiment
 from experiments.tasks.classification.bigram_baseline import bigram_baseline
 from experiments.tasks.classification.measures import accuracy, confusion_matrix, macro_f1
-from experiments.tasks.classification.task import worst_change
+from experiments.tasks.classification.task import TextClassification, worst_change
 from experiments.tasks.classification.text_encoding import TextEncoder
 from lstmx.data import padded
 
@@ -32,6 +32,16 @@ def task_of(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(task_of):
     return task_of()
+
+
+def test_one_class_and_labels_that_the_run_does_not_have_are_refused(tiny):
+    examples = {"train": tiny.examples["train"][:40]}
+    with pytest.raises(ValueError, match="at least two classes, got positive"):
+        TextClassification(tiny.config, tiny.encoder, ["positive"], examples)
+    with pytest.raises(ValueError, match=r"labels must be bad, positive, the classes .*, got also negative"):
+        TextClassification(tiny.config, tiny.encoder, ["bad", "positive"], examples)
+    with pytest.raises(ValueError, match="no word occurs at least 2 times"):
+        TextEncoder.learn(["one two"], "word", least_count=2)
 
 
 def params_of(task):

@@ -220,10 +220,10 @@ def test_translate_lines_and_report_bad_ones(run, translate, tmp_path, capsys):
     assert answers[:3] == ["one two three four", "", ""]
     assert len(answers) == 6
     for message in (
-        "line 2 left out: there is nothing to translate",
-        "line 3 left out: not UTF-8: byte 0xe9 at offset 3",
+        "line 2 skipped: there is nothing to translate",
+        "line 3 skipped: not UTF-8: byte 0xe9 at offset 3",
         "line 4 is too long: its last ",
-        "2 lines left out",
+        "2 lines skipped",
         "BLEU ",
         "|tok:13a|",
     ):
@@ -250,7 +250,7 @@ def test_what_translate_refuses(run, translate, tmp_path, capsys):
     (tmp_path / "short.txt").write_text("one\n")
     for message, (folder, options) in {
         "there is no such folder": (run / "none", {}),
-        "has 1 lines for 2 sentences": (
+        "has 1 line for 2 sentences": (
             run, {"sentences": ("eins", "zwei"), "references": tmp_path / "short.txt"},
         ),
         "gone.txt": (run, {"file": tmp_path / "gone.txt"}),

@@ -29,6 +29,12 @@ def task_of(tmp_path):
     return make
 
 
+@pytest.mark.parametrize("train", ["one two three\n", " \n \n"])
+def test_a_text_without_known_words_is_refused(task_of, train):
+    with pytest.raises(ValueError, match="at least one known word"):
+        task_of([train, "one\n", "two\n"])
+
+
 @pytest.fixture
 def random_task(task_of):
     """A task whose parameters are not small, so that mistakes show."""

@@ -69,11 +69,11 @@ def test_bad_lines_are_reported_and_left_out(run):
     assert sum(verdicts[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert (len(verdicts[1]["saliency"]), verdicts[1]["left_out"]) == (6, 3)
     assert done.stderr.decode().splitlines() == [
-        "line 2 left out: there is nothing to classify in ''",
-        "line 3 left out: not UTF-8: byte 0xe9 at offset 3",
-        "line 4 left out: there is nothing to classify in ''",
-        "1 text longer than 6 tokens was cut",
-        "3 lines left out",
+        "line 2 skipped: there is nothing to classify in ''",
+        "line 3 skipped: not UTF-8: byte 0xe9 at offset 3",
+        "line 4 skipped: there is nothing to classify in ''",
+        "1 text cut to 6 tokens",
+        "3 lines skipped",
     ]
 
 

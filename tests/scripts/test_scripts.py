@@ -72,7 +72,7 @@ def test_evaluate(run):
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["split"] == "test"
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
-    assert f"loss: {result['loss']:.4f}" in done.stdout
+    assert f"\n  loss                {result['loss']:.4f}\n" in done.stdout
     best = min(r["loss"] for r in read_metrics(run / "metrics.jsonl") if r["split"] == "validation")
     again = script("evaluate.py", run, "--json")
     assert json.loads(again.stdout.splitlines()[-1])["loss"] == pytest.approx(best)
@@ -112,7 +112,7 @@ def test_generate(run, text):
 
 
 ERRORS = {
-    "prompt": (["generate.py", "RUN", "--prompt", "abX"], "'X' at 2"),
+    "prompt": (["generate.py", "RUN", "--prompt", "abX"], "--prompt 'abX' cannot be continued: 1 of 3"),
     "no prompt": (["generate.py", "RUN", "--prompt", ""], "at least one character"),
     "split": (
         ["evaluate.py", "RUN", "--split", "tset"],

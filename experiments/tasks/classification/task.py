@@ -69,7 +69,17 @@ class TextClassification(ModuleTask):
         self._encoded = {split: [self._read(ids) for ids in some] for split, some in encoded.items()}
         limit = config.data.limit
         self._longer = {split: sum(len(ids) > limit for ids in some) for split, some in encoded.items()}
+        if len(self.classes) < 2:
+            raise ValueError(
+                f"a classifier needs at least two classes, got {', '.join(self.classes) or 'none'}"
+            )
         index = {name: number for number, name in enumerate(self.classes)}
+        unknown = sorted({label for some in examples.values() for _, label in some} - set(self.classes))
+        if unknown:
+            raise ValueError(
+                f"labels must be {', '.join(self.classes)}, the classes of the run, got also "
+                f"{', '.join(unknown[:5])}"
+            )
         self._labels = {
             split: np.array([index[label] for _, label in some], np.int32) for split, some in examples.items()
         }

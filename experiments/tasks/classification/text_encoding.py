@@ -68,7 +68,8 @@ class TextEncoder:
           The encoder.
 
         Raises:
-          ValueError: if the size leaves no room, see `WordVocabulary.from_counts` and `Subwords.train`.
+          ValueError: if no token is left, or the size leaves no room, see `WordVocabulary.from_counts` and
+            `Subwords.train`.
         """
         texts = [text.lower() if lowercase else text for text in texts]
         if level == "bpe":
@@ -76,6 +77,8 @@ class TextEncoder:
         cut = split_text if level == "word" else list
         words = (word for text in texts for word in cut(text))
         vocabulary = WordVocabulary.from_counts(words, size=size, least=least_count, specials=(_UNKNOWN,))
+        if len(vocabulary) < 2:
+            raise ValueError(f"no {level} occurs at least {least_count} times in the training texts")
         return cls(level, vocabulary, lowercase)
 
     @classmethod

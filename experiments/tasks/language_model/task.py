@@ -53,8 +53,11 @@ class LanguageModelTask(ModuleTask):
         self._texts, self._encoded = texts, {}
         self._evaluation_streams = evaluation_streams
         self._random_windows, self._penalties = random_windows, (activation_penalty, temporal_penalty)
+        units.require_choice()
         batch_size, window = config.data.batch_size, config.data.window
         self.units_per_step = batch_size * window
+        for split in texts:
+            self.tokens(split)
         if texts:
             streams = RandomWindowStreams if random_windows else ContiguousStreams
             self._train = streams(self.tokens("train"), batch_size, window, seed=config.seed)
@@ -70,7 +73,10 @@ class LanguageModelTask(ModuleTask):
         if split not in self._texts:
             raise ValueError(f"no split {split}: this run has {', '.join(self._texts)}")
         if split not in self._encoded:
-            self._encoded[split] = self.units.encode(self._texts[split])
+            try:
+                self._encoded[split] = self.units.encode(self._texts[split])
+            except ValueError as error:
+                raise ValueError(f"the {split} split cannot be read: {error}") from error
         return self._encoded[split]
 
     def init(self, key):

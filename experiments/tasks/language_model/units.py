@@ -19,6 +19,14 @@ class Characters:
     def __init__(self, vocabulary: CharVocabulary):
         self.vocabulary = vocabulary
 
+    def require_choice(self) -> None:
+        """Raises ValueError if there is only one character, so that there is nothing to predict."""
+        if len(self.vocabulary) < 2:
+            raise ValueError(
+                f"a language model needs at least two distinct characters, this text has only "
+                f"{self.vocabulary.characters!r}"
+            )
+
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text."""
         return self.vocabulary.encode(text)
@@ -28,6 +36,11 @@ class Characters:
         if not text:
             raise ValueError("the prompt must have at least one character")
         return self.vocabulary.encode(text)
+
+    def default_prompt(self) -> str:
+        """A line end, a space, or the first character, whichever the vocabulary has."""
+        characters = self.vocabulary.characters
+        return next((mark for mark in "\n " if mark in characters), characters[0])
 
     def opening(self, text: str) -> tuple[str, int]:
         """How samples begin, and how many tokens they have."""
@@ -56,6 +69,14 @@ class Words:
         # Nobody wants to read it.
         self.excluded = () if vocabulary.unknown is None else vocabulary.encode([vocabulary.unknown]).tolist()
 
+    def require_choice(self) -> None:
+        """Raises ValueError if no word is known but `<unk>` and the end of a line."""
+        if not set(self.vocabulary.tokens) - {self.vocabulary.unknown, END_OF_LINE}:
+            raise ValueError(
+                "a language model needs at least one known word, this text has none: all are rarer than "
+                "data.least_count, or there are none"
+            )
+
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, line ends included."""
         return self.vocabulary.encode(split_words(text, self.tokenizer))
@@ -68,6 +89,10 @@ class Words:
         if not words:
             raise ValueError("the prompt must have at least one word")
         return self.vocabulary.encode(words)
+
+    def default_prompt(self) -> str:
+        """A line end."""
+        return "\n"
 
     def opening(self, text: str) -> tuple[str, int]:
         """How samples begin, and how many tokens they have."""
