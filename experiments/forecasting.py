@@ -43,6 +43,7 @@ class DataConfig:
         historic: columns known up to now.
         future: columns known ahead.
         frequency: pandas alias of the pace of a table, or the step of integer times; found out if not given.
+        delimiter: that of a table, one character or `tab`; recognised by its header if not given.
         season_length: steps of the main season of a table; that usual for its frequency if not given.
         splits: parts of each series of a table to train, choose and test by.
         input_size: steps that are read before a forecast (the look-back).
@@ -69,6 +70,7 @@ class DataConfig:
     historic: tuple[str, ...] = ()
     future: tuple[str, ...] = ()
     frequency: str | None = None
+    delimiter: str | None = None
     season_length: int | None = None
     splits: tuple[float, float, float] = (80, 10, 10)
     input_size: int = 56

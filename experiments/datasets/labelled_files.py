@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from experiments.datasets.compressed import find_file
-from experiments.datasets.csv_dialect import text_delimiter, named_delimiter
+from experiments.datasets.csv_dialect import named_delimiter, text_delimiter
 from experiments.datasets.text_corpus import SPLITS, read_text
 
 Source = Literal["sst2", "imdb", "file"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from experiments.datasets.compressed import find_file
-from experiments.datasets.csv_dialect import delimiter_of
+from experiments.datasets.csv_dialect import text_delimiter
 
 _MISSING = ("", "na", "nan")
 _FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
@@ -171,9 +171,7 @@ def read_table(path: pathlib.Path, content: bytes) -> Table:
         raise ValueError(f"{path} is not text: it has a NUL character")
     rows, lines = [], []
     try:
-        first = text.lstrip("\r\n").split("\n", 1)[0]
-        delimiter = delimiter_of(lambda delimiter: next(csv.reader([first], delimiter=delimiter)))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=text_delimiter(text), strict=True)
         for row in reader:
             if row:
                 rows.append(row)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.datasets.csv_dialect import delimiter_of
+from experiments.datasets.csv_dialect import delimiter_of, named_delimiter
 from experiments.datasets.series_sets import SeriesSet
 from lstmx.forecasting import FramePanel, read_frame, require_pandas
 
@@ -26,6 +26,7 @@ def read_table(
     historic: Sequence[str] = (),
     future: Sequence[str] = (),
     frequency: str | int | None = None,
+    delimiter: str | None = None,
 ) -> FramePanel:
     """Reads a CSV file of series, with commas, semicolons or tabs, compressed (.gz, .xz, ...) or not.
 
@@ -36,6 +37,7 @@ def read_table(
       historic: columns known up to now.
       future: columns known ahead.
       frequency: a pandas alias, or the step of integer times; found out if not given.
+      delimiter: one character, or `tab`; recognised by the header if not given.
 
     Returns:
       The series, as of `lstmx.forecasting.read_frame`.
@@ -45,7 +47,7 @@ def read_table(
       ImportError: if pandas is not installed.
       ValueError: if it is no table, or is not as it should be; series, row and column are named.
     """
-    pandas, path = require_pandas(), pathlib.Path(path)
+    pandas, path, delimiter = require_pandas(), pathlib.Path(path), named_delimiter(delimiter)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
 
@@ -54,7 +56,9 @@ def read_table(
         return pandas.read_csv(path, sep=delimiter, encoding="utf-8-sig", **options)
 
     try:
-        delimiter = delimiter_of(lambda delimiter: read(delimiter, nrows=0).columns)
+        if delimiter is None:
+            names = [time_col, target_col]
+            delimiter = delimiter_of(lambda delimiter: read(delimiter, nrows=0).columns, names)
         df = read(delimiter, dtype=None if id_col is None else {id_col: str})
     except (UnicodeDecodeError, pandas.errors.ParserError, pandas.errors.EmptyDataError, OSError) as error:
         raise ValueError(f"{path} is not a CSV file: {error}") from error
@@ -128,6 +132,7 @@ def columns_of(data: Any) -> Mapping[str, Any]:
         "target_col": data.target,
         "historic": data.historic,
         "future": data.future,
+        "delimiter": data.delimiter,
         "frequency": int(data.frequency) if (data.frequency or "").isdigit() else data.frequency,
     }
 

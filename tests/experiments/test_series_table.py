@@ -46,6 +46,16 @@ def test_delimiters_and_byte_order_marks_are_recognised(tmp_path, delimiter, enc
     assert series.panel.targets.ravel().tolist() == [1.5, 2.5]
 
 
+def test_a_delimiter_is_named_or_that_of_the_columns(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("time;load, MW, net;load\n1;0;1.5\n2;0;2.5\n")
+    assert read_table(path, **NAMES).panel.targets.ravel().tolist() == [1.5, 2.5]
+    path.write_text(path.read_text().replace(";", "~"))
+    assert read_table(path, **NAMES, delimiter="~").panel.targets.ravel().tolist() == [1.5, 2.5]
+    with pytest.raises(ValueError, match="load"):
+        read_table(path, **NAMES)
+
+
 def test_a_decimal_comma_is_no_number(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("time;load\n1;1,5\n2;2,5\n")

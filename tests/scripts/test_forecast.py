@@ -103,7 +103,7 @@ def test_tables_that_do_not_fit_are_refused(folder, change, message, capsys):
 
 def test_what_is_no_table_is_refused(folder, capsys):
     (folder / "bad.csv").write_bytes(b"shop,day,sold\n\xff\xfe,2024-01-01,3\n")
-    for name, message in (("bad.csv", "is not a table"), ("none.csv", "there is no file")):
+    for name, message in (("bad.csv", "is not a CSV file"), ("none.csv", "there is no file")):
         with pytest.raises(SystemExit):
             load("forecast")(folder / "run", folder / name)
         assert message in capsys.readouterr().err
