@@ -333,11 +333,12 @@ def _advice(error: Exception) -> str:
             "; start another\nwith a smaller --optimizer.learning-rate or --optimizer.clip-norm, or with "
             "--optimizer.warmup-steps"
         )
-    return {
+    advice: dict[Any, str] = {
         "config": "\nask for the same to resume it, or choose another --workdir",
         "steps": "\nchoose another --workdir, and --init-from to start from its weights",
         "start": "\ngive the same --init-from to resume it, or choose another --workdir",
-    }.get(getattr(error, "cause", None), "")
+    }
+    return advice.get(getattr(error, "cause", None), "")
 
 
 def _read_result(run: Run) -> dict[str, Any] | None:

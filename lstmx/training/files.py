@@ -1,5 +1,6 @@
 """Writing a file so that a reader never sees half of it."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import IO
@@ -51,8 +52,7 @@ def lock_file(file: IO) -> None:
     try:
         import fcntl
     except ImportError:
-        import msvcrt
-
+        msvcrt = importlib.import_module("msvcrt")  # by name: type checkers on other systems do not know it
         file.seek(_LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         file.seek(0)

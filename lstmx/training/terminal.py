@@ -101,7 +101,7 @@ def plain_messages(debug: bool = False) -> Iterator[None]:
     # Left there: threads of orbax still log a failure that has been reported while Python shuts down.
     others.addFilter(_nothing)
     own, handler = logging.getLogger("lstmx"), logging.StreamHandler(sys.stderr)
-    handler.format = lambda record: f"{record.levelname.lower()}: {record.getMessage()}"
+    handler.setFormatter(_PlainFormatter())
     propagate, own.propagate = own.propagate, False
     own.addHandler(handler)
     show = warnings.showwarning
@@ -119,6 +119,11 @@ def plain_messages(debug: bool = False) -> Iterator[None]:
         warnings.showwarning = show
         own.removeHandler(handler)
         own.propagate = propagate
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
 def _nothing(record: logging.LogRecord) -> bool:

@@ -99,6 +99,13 @@ def test_a_generator_needs_no_text(task_of):
         generator.generate(params, "", length=1, key=jax.random.key(0))
 
 
+@pytest.mark.parametrize(("text", "prompt"), [("ab\n ", "\n"), ("ba ", " "), ("ba", "a")])
+def test_the_default_prompt_is_in_the_vocabulary(task_of, text, prompt):
+    units = task_of(text * 1000).units
+    assert units.default_prompt() == prompt
+    assert len(units.prompt(prompt)) == 1
+
+
 def test_assets_tell_texts_apart(task_of):
     one, other = task_of("abcd" * 200).assets(), task_of("abdc" * 200).assets()
     assert one["vocabulary.json"] == other["vocabulary.json"]

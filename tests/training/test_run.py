@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 
 import pytest
@@ -179,3 +180,31 @@ def test_the_best_is_finite_and_the_later_of_equals():
     records.append({"step": 6, "split": "train", "loss": 0.0})
     assert best_validation(records)["step"] == 4
     assert best_validation(records[2:3]) is None
+
+
+def test_without_fcntl_a_run_is_locked_by_msvcrt(tmp_path, monkeypatch):
+    """As on Windows, where `fcntl` does not exist."""
+    held = []
+
+    def locking(descriptor, mode, count):
+        if held:
+            raise OSError(13, "Permission denied")
+        held.append((os.lseek(descriptor, 0, os.SEEK_CUR) > 1 << 30, mode, count))
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with claim_run(tmp_path, "toy", CONFIG) as run:
+        run.write_record()
+        with pytest.raises(RunError, match="is in use by process"), claim_run(tmp_path, "toy", CONFIG):
+            pass
+    assert held == [(True, 2, 1)]
+    assert (tmp_path / "lock").stat().st_size == 0
+
+
+def test_the_training_package_imports_where_unix_modules_do_not_exist():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios')))\n"
+        "import lstmx.training, lstmx.training.cli, lstmx.data"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
