@@ -14,25 +14,25 @@ import scipy  # and not scipy.stats, which is slow: `scipy` imports it when it i
 
 from lstmx.cells import base
 
-# Added to what must be positive: no likelihood is infinite then, and a Student distribution has a variance.
+# Added to positive parameters: likelihoods stay finite, and a Student distribution has a variance.
 _LEAST = 1e-4
 _LOG_ROOT = math.log(2 * math.pi) / 2
 _normal_quantile = statistics.NormalDist().inv_cdf
-# Of loc + scale x, x standard normal or Student's; and of counts of variance mu + alpha mu^2. Each `[...]`.
+# loc + scale x with x standard normal or Student's; counts of variance mu + alpha mu^2. Each `[...]`.
 LocationScale = collections.namedtuple("LocationScale", "loc scale df", defaults=(None,))
 Counts = collections.namedtuple("Counts", "mu alpha")
 
 
 @runtime_checkable
 class ForecastHead(Protocol):
-    """The meaning of a network's outputs: what they say of a target y, and what that costs once y is known.
+    """The meaning of a network's outputs: the forecast of a target y, and its loss once y is known.
 
-    Heads are frozen dataclasses of their choices, hashable: static arguments of `jax.jit`. `[...]` is the
-    shape of the targets. All is computed in float32, or in float64 if the outputs are.
+    Heads are hashable frozen dataclasses of their options, so they can be static arguments of `jax.jit`.
+    `[...]` is the shape of the targets. Computations are in float32, or in float64 if the outputs are.
 
     Attributes:
-      num_parameters: P, the outputs of the network for one target.
-      location_scale: whether (y - loc) / scale may be forecast in place of y: not so for counts.
+      num_parameters: number of network outputs P per target.
+      location_scale: whether (y - loc) / scale may be forecast in place of y; False for counts.
     """
 
     @property
@@ -44,22 +44,22 @@ class ForecastHead(Protocol):
         """Whether (y - loc) / scale may be forecast in place of y."""
 
     def distribution(self, raw: jax.Array, loc: Any = 0.0, scale: Any = 1.0) -> Any:
-        """What the outputs `raw`, float `[..., P]`, say in the units of y: a pytree for the other methods.
+        """The forecast of the outputs `raw`, float `[..., P]`, in the units of y, a pytree.
 
-        `loc` is the level of the targets and `scale` their size, positive; both broadcastable to `[...]`.
-        ValueError if the last axis of `raw` is not P long.
+        `loc` is the level of the targets, `scale` their size, above 0; both broadcast to `[...]`.
+        ValueError if the last axis of `raw` does not have length P.
         """
 
     def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
-        """What each target `[...]` costs, `[...]`: in nats where there is a likelihood."""
+        """The loss of each target `[...]`, `[...]`: in nats where there is a likelihood."""
 
     def mean(self, distribution: Any) -> jax.Array:
-        """The forecast `[...]` if it has to be one number: the mean, or the median if only that is known."""
+        """The forecast as one number `[...]`: the mean, or the median if only that is known."""
 
     def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
-        """What y stays below with Q given probabilities, `[..., Q]`: ValueError if that is not known.
+        """The quantiles of y for Q probabilities, `[..., Q]`; ValueError if they are not known.
 
-        Those of `StudentT` and `NegativeBinomial` are SciPy's, float64, and not to be had under `jax.jit`.
+        `StudentT` and `NegativeBinomial` use SciPy: their quantiles are float64 and unavailable in `jax.jit`.
         """
 
     def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -68,11 +68,11 @@ class ForecastHead(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One number, `loc + scale raw`, and nothing on how sure it is: P = 1.
+    """One number, `loc + scale raw`, without uncertainty: P = 1.
 
     Attributes:
-      error: `"mse"` for the loss (y - x)^2, least at the mean of y; `"mae"` for |y - x|, least at its median,
-        which makes the point the quantile of level 0.5. ValueError if it is another.
+      error: `"mse"` for the loss (y - x)^2, minimized by the mean of y; `"mae"` for |y - x|, minimized by the
+        median, so that the point is the quantile of level 0.5. Otherwise a ValueError.
 
     Example:
       >>> points = Point("mae").distribution(jnp.array([[0.5], [1.0]]), loc=10.0, scale=2.0)
@@ -101,7 +101,7 @@ class Point:
     def quantiles(self, distribution: Any, levels: Sequence[float]) -> jax.Array | np.ndarray:
         levels, known = _probabilities(levels), [0.5] if self.error == "mae" else []
         if not {*levels} <= {*known}:
-            raise ValueError(f'a point forecast of "{self.error}" has the quantiles {known}, not {levels}')
+            raise ValueError(f'Point("{self.error}") has the quantiles {known}, not {levels}')
         return jnp.repeat(distribution[..., None], len(levels), axis=-1)
 
     def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -110,20 +110,20 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Quantiles:
-    """Quantiles of given levels l_1 < .. < l_P, which cannot cross.
+    """Quantiles of given levels l_1 < .. < l_P, which never cross.
 
         q_k = loc + scale raw_1                                       the median, l_k = 0.5
         q_k = q_{k-1} + scale (n_k - n_{k-1}) softplus(raw) / log 2   above it, and likewise downwards below
 
-    with n the quantiles of the standard normal distribution: raw zeros stand for those. The outputs are the
-    median, then the distances above it and then those below, each from the median outwards.
+    with n the quantiles of the standard normal distribution, which raw zeros stand for. The outputs are the
+    median, then the distances above it, then those below, each from the median outwards.
 
     The loss is the mean over k of 2 max(l_k (y - q_k), (l_k - 1) (y - q_k)): with many levels, evenly spread
-    over (0, 1), the continuous ranked probability score. Other quantiles and samples lie on straight lines
-    between these; beyond the outermost, a quantile is refused and a sample is clamped.
+    over (0, 1), the continuous ranked probability score. Other quantiles and samples are interpolated
+    linearly; beyond the outermost levels, a quantile is refused and a sample is clamped.
 
     Attributes:
-      levels: strictly increasing, in (0, 1), 0.5 among them; ValueError if not.
+      levels: strictly increasing, in (0, 1), including 0.5; otherwise a ValueError.
 
     Source: Koenker & Bassett, "Regression quantiles", 1978 (the loss of one level).
 
@@ -136,7 +136,10 @@ class Quantiles:
     location_scale = True
 
     def __post_init__(self):
-        levels = tuple(round(float(level), 12) for level in self.levels)  # numpy.linspace may miss 0.5
+        try:
+            levels = tuple(round(float(level), 12) for level in self.levels)  # numpy.linspace may miss 0.5
+        except (TypeError, ValueError):
+            raise ValueError(f"levels must be a list of numbers, got {self.levels!r}") from None
         object.__setattr__(self, "levels", levels)
         if [*levels] != sorted({level for level in levels if 0 < level < 1}) or 0.5 not in levels:
             raise ValueError(f"levels must increase strictly in (0, 1) and contain 0.5, got {levels}")
@@ -155,7 +158,7 @@ class Quantiles:
         )
         quantiles = jnp.concatenate([-below[..., ::-1], jnp.zeros_like(raw[..., :1]), above], axis=-1)
         quantiles = loc[..., None] + scale[..., None] * (raw[..., :1] + quantiles)
-        # They rise but for rounding: sums are computed in parts, and a compiler may have several copies.
+        # They increase except for rounding: compilers may compute a sum several times, in different orders.
         return jax.lax.cummax(jax.lax.optimization_barrier(quantiles), axis=quantiles.ndim - 1)
 
     def loss(self, distribution: Any, target: jax.Array) -> jax.Array:
@@ -170,7 +173,7 @@ class Quantiles:
         levels, lowest, highest = _probabilities(levels), self.levels[0], self.levels[-1]
         for level in levels:
             if not lowest <= level <= highest:
-                raise ValueError(f"there are quantiles from level {lowest} to {highest}, not of {level}")
+                raise ValueError(f"levels must lie between {lowest} and {highest}, got {level}")
         return _interpolated(self.levels, distribution[..., None, :], jnp.asarray(levels, distribution.dtype))
 
     def sample(self, distribution: Any, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -218,7 +221,7 @@ class Gaussian:
 
 @dataclasses.dataclass(frozen=True)
 class StudentT:
-    """A Student distribution, which minds outliers less than a normal one: P = 3.
+    """A Student distribution, which is less sensitive to outliers than a normal one: P = 3.
 
         y = loc + scale raw_1 + scale (softplus(raw_2) + 1e-4) t,
         t with 2 + softplus(raw_3) + 1e-4 degrees of freedom, so that y has a variance
@@ -262,9 +265,9 @@ class NegativeBinomial:
         mu = scale (softplus(raw_1) + 1e-4),  alpha = (softplus(raw_2) + 1e-4) / sqrt(scale)
 
     with mean mu and variance mu + alpha mu^2. Counts have no level: `loc` is ignored. Samples and quantiles
-    are whole numbers, of floating type. There is no loss of a negative target.
+    are whole numbers of floating type. The loss is undefined for negative targets.
 
-    Source: Salinas et al. (as of `Gaussian`), sections 3.1 and 3.3.
+    Source: Salinas et al. (see `Gaussian`), sections 3.1 and 3.3.
 
     Example:
       >>> distribution = NegativeBinomial().distribution(jnp.zeros(2), scale=10.0)
@@ -303,11 +306,14 @@ class NegativeBinomial:
 
 
 def head_named(name: str, levels: Sequence[float] | None = None) -> ForecastHead:
-    """The head that a configuration names.
+    """Returns the head of a name, as used in configurations.
 
     Args:
       name: `"mse"`, `"mae"`, `"quantiles"`, `"gaussian"`, `"student_t"` or `"negative_binomial"`.
-      levels: of `"quantiles"` alone, else a ValueError; None for the deciles.
+      levels: only for `"quantiles"`; None for the deciles.
+
+    Raises:
+      ValueError: if the name is unknown, or levels are given for another head.
 
     Example:
       >>> head_named("mae"), head_named("quantiles", [0.1, 0.5, 0.9])
@@ -323,12 +329,12 @@ def head_named(name: str, levels: Sequence[float] | None = None) -> ForecastHead
     if name not in heads:
         raise ValueError(f"head must be one of {', '.join(heads)}, got {name!r}")
     if levels is not None and name != "quantiles":
-        raise ValueError(f'levels are for the head "quantiles" alone, got {tuple(levels)} for "{name}"')
+        raise ValueError(f'levels require the head "quantiles", got {tuple(levels)} for "{name}"')
     return heads[name] if levels is None else Quantiles(tuple(levels))
 
 
 def _split(head, raw, loc, scale):
-    """The P outputs one by one, level and scale, all of the type to compute in."""
+    """The P outputs one by one, the level and the scale, in the compute type."""
     raw = jnp.asarray(raw)
     if raw.shape[-1:] != (head.num_parameters,):
         raise ValueError(f"raw must be [..., {head.num_parameters}] for {head}, got shape {raw.shape}")
@@ -350,7 +356,7 @@ def _interpolated(known, values, levels):
     """The quantiles of `levels` `[...]`, of `values` `[..., P]` at the levels `known`, clamped to these."""
     places = jnp.arange(len(known), dtype=values.dtype)
     place = jnp.interp(levels, jnp.asarray(known, values.dtype), places)
-    # Each value's weight is a hat around its place: exactly 1 there, so that a known quantile is returned.
+    # The weight of each value is a hat around its place, exactly 1 there, so that known quantiles are exact.
     return (jax.nn.relu(1 - jnp.abs(place[..., None] - places)) * values).sum(axis=-1)
 
 
@@ -358,6 +364,6 @@ def _binet(x):
     """log Gamma(x) less Stirling's formula, (x - 1/2) log x - x + log(2 pi) / 2; x positive."""
     small, large = jnp.minimum(x, 8), jnp.maximum(x, 8)
     direct = jax.lax.lgamma(small) - (small - 0.5) * jnp.log(small) + small - _LOG_ROOT
-    # The formula's own series, to 2e-13 from 8 on, where the difference above has ever fewer digits.
+    # The series of the remainder, accurate to 2e-13 from 8 on, where the difference above loses digits.
     series = np.array([1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12], x.dtype)
     return jnp.where(x < 8, direct, jnp.polyval(series, 1 / jnp.square(large)) / large)

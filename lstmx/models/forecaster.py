@@ -1,4 +1,4 @@
-"""A recurrent forecaster that reads patches of the history, and forecasts all steps at once.
+"""A recurrent forecaster that reads patches of the history and forecasts all steps at once.
 
 Axes: B windows, L steps of history, H steps of the horizon, D targets, F covariates, P parameters of the
 distribution of one value (see `forecast_heads`).
@@ -22,51 +22,50 @@ from lstmx.regularizers import require_rate
 
 
 class DirectForecaster(nnx.Module):
-    """A recurrent network reads the history, and one linear map gives all steps of the horizon.
+    """A recurrent network reads the history, and a linear map of its output forecasts all steps at once.
 
-    The history is normalized (`InstanceScaling`) and cut into patches of `patch_size` steps, each of which is
-    one step of the recurrent network, read by a linear map; the last patch ends with the history. With
-    patches of one step it is the plain recurrent forecaster. Without a value in it a patch is passed over.
+    The history is normalized (`InstanceScaling`) and cut into patches of `patch_size` steps; the last patch
+    ends with the history. A linear map embeds each patch, which is one step of the recurrent network. Patches
+    of one step give the plain recurrent forecaster. Patches without any value are skipped.
 
     Args:
-      input_size: steps of history L.
-      horizon: steps to forecast H.
+      input_size: number of past steps L.
+      horizon: number of steps to forecast H.
       head: what the outputs mean.
-      targets: D; of a multivariate model, which reads and forecasts all of them together. A
-        channel-independent model has one, and the channels are windows of a batch.
-      historic: covariates known up to now.
-      future: covariates known ahead.
-      static: covariates that do not change.
-      num_series: how many series there are, if each has features of its own, which are learnt; else 0.
+      targets: number of targets D that a multivariate model reads and forecasts together. A
+        channel-independent model has one, and its channels are windows of a batch.
+      historic: number of covariates known only for the past.
+      future: number of covariates known in advance.
+      static: number of static covariates.
+      num_series: number of series, to learn an embedding of each; 0 for none.
       cell: `"lstm"`, `"slstm"`, `"gru"` or `"elman"`.
-      hidden_size: units of a layer.
-      num_layers: layers.
-      patch_size: steps of a patch.
-      patch_stride: steps from a patch to the next, at most `patch_size`; None for `patch_size`.
-      readout: whether the horizon is read off the `"last"` output, or off `"all"` of them.
+      hidden_size: units per layer.
+      num_layers: number of layers.
+      patch_size: steps per patch.
+      patch_stride: steps from one patch to the next, at most `patch_size`, which is the default.
+      readout: whether forecasts are computed from the `"last"` output or from `"all"` of them.
       scaler_type: how a window is normalized, see `level_and_spread`.
       affine: whether the normalization has learnt parameters (RevIN).
       season_length: steps per season of an exponential smoothing with learnt rates, whose season is removed
         before the network and added after it; the rates are per series with `num_series` (ES-RNN). 0 for
         none.
-      linear: whether a linear map of the whole history is added to the forecast, so that the network has
-        only the rest to explain (the autoregression of LSTNet).
-      shrinkage: how much of what the network adds to the level and the season of the normalization is taken
-        back in forecasts, in [0, 1); not in training. A combination with the forecast of the normalization,
-        which errs less than either where trends do not last.
-      missing: whether values of the history may be missing: which exist is then an input too.
-      dropout_rate: of patches, between layers, and of what the horizon is read off; in [0, 1).
+      linear: whether to add a linear map of the history to the forecast, so that the network has to model
+        only the rest (the autoregressive part of LSTNet).
+      shrinkage: how far forecasts are shrunk towards the level and season of the normalization, in [0, 1);
+        not in training. The combined forecast has smaller errors than either where trends do not last.
+      missing: whether values of the history may be missing; the network then also reads which ones exist.
+      dropout_rate: on embedded patches, between layers and on the outputs that are read; in [0, 1).
       dtype: compute type; None for float32.
-      rngs: `params` and, for calls that bring no stream of their own, `dropout`.
+      rngs: streams `params` and, for calls without a stream of their own, `dropout`.
 
     Raises:
-      TypeError: if a size is not an integer, or a bool is expected or given instead of one.
-      ValueError: if a name is unknown, a size does not fit, or there is a linear map or shrinkage with a head
-        whose outputs have no location.
+      TypeError: if an argument is of the wrong type.
+      ValueError: if a name is unknown, a size is out of range, or `linear` or `shrinkage` is combined with a
+        head without location.
 
-    Source: patches under an LSTM or sLSTM, channel by channel: Kong et al., "Unlocking the power of LSTM for
-    long term time series forecasting", AAAI 2025; normalization: Kim et al. 2022; the linear part: Lai et al.
-    2018, equation 8; combining forecasts: Bates & Granger 1969.
+    Source: patches read by an LSTM or sLSTM, channel by channel: Kong et al., "Unlocking the power of LSTM
+    for long term time series forecasting", AAAI 2025; normalization: Kim et al. 2022; the linear part: Lai et
+    al. 2018, equation 8; combining forecasts: Bates & Granger 1969.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,9 +123,9 @@ class DirectForecaster(nnx.Module):
         require_rate("dropout_rate", dropout_rate)
         require_rate("shrinkage", shrinkage)
         if linear and not head.location_scale:
-            raise ValueError(f"a linear map of the history cannot be added to what {head} makes of outputs")
+            raise ValueError(f"linear requires a head with a location, got {head}")
         if shrinkage and not head.location_scale:
-            raise ValueError(f"shrinkage needs a level to shrink to, which {head} does not have")
+            raise ValueError(f"shrinkage requires a head with a location, got {head}")
         self.input_size, self.horizon, self.targets, self.head = input_size, horizon, targets, head
         self.readout, self.missing, self.shrinkage = readout, missing, shrinkage
         self.patching = (patch_size, patch_stride)
@@ -146,7 +145,7 @@ class DirectForecaster(nnx.Module):
             self.ahead = nnx.Linear(future, hidden_size, use_bias=False, dtype=dtype, rngs=rngs)
             self.output = nnx.Linear(hidden_size, per_step, dtype=dtype, rngs=rngs)
         else:
-            self.ahead = None  # type: ignore[assignment]  # nothing is known ahead
+            self.ahead = None  # type: ignore[assignment]  # no covariates known in advance
             self.output = nnx.Linear(read, horizon * per_step, dtype=dtype, rngs=rngs)
         zeros = nnx.initializers.zeros_init()
         self.linear = nnx.Linear(input_size, horizon, kernel_init=zeros, rngs=rngs) if linear else None
@@ -158,11 +157,11 @@ class DirectForecaster(nnx.Module):
 
         Args:
           history: float `[B, L, D]`.
-          exists: bool `[B, L, D]`, which values exist; all if not given.
-          **options: as of `raw`.
+          exists: bool `[B, L, D]`, which values exist; all by default.
+          **options: see `raw`.
 
         Returns:
-          What `head.distribution` returns, of values `[B, H, D]`.
+          What `head.distribution` returns, for values `[B, H, D]`.
         """
         return self.head.distribution(*self.raw(history, exists, **options))
 
@@ -178,21 +177,21 @@ class DirectForecaster(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The outputs before the head, of normalized values.
+        """The outputs before the head, for normalized values.
 
         Args:
-          history, exists: as of a call.
+          history, exists: as in a call.
           historic: float `[B, L, F]`; zero where missing.
-          future: float `[B, L + H, F]`, of the history and the horizon.
+          future: float `[B, L + H, F]`, for the history and the horizon.
           static: float `[B, F]`.
-          series: integers `[B]`, which series; needed with `num_series`.
+          series: integers `[B]`, the numbers of the series; required with `num_series`.
           deterministic: True for forecasts, without dropout and with shrinkage; False for training; None for
             the mode that `train()` or `eval()` has set (training at first).
           rngs: stream `dropout`; None for the model's own.
 
         Returns:
-          (raw, loc, scale): float32 `[B, H, D, P]`, `[B, H, D]` and `[B, 1, D]`; a normalized z is
-          `loc + scale z`.
+          (raw, loc, scale): float32 `[B, H, D, P]`, `[B, H, D]` and `[B, 1, D]`; `loc + scale z` is the value
+          of a normalized z.
         """
         if history.shape[1:] != (self.input_size, self.targets):
             raise ValueError(
@@ -205,19 +204,12 @@ class DirectForecaster(nnx.Module):
         zs = jnp.where(exists, (history - before) / scale, 0)
         past = None if future is None else future[:, : self.input_size]
         xs = joined(zs, exists if self.missing else None, historic, past)
-        patches, some = self._patched(xs), self._patched(exists).any(axis=(2, 3))
+        patches, known = self._patched(xs), self._patched(exists).any(axis=(2, 3))
         embedded = self.embedding(patches.reshape(*patches.shape[:2], -1))
         embedded = self.dropout(embedded + self.static(static, series), **options)
-        mask = some if self.missing else None
-        _, ys = self.recurrent(embedded, mask=mask, **options)
-        read = self.dropout(self._read(ys, some), **options)
-        if self.ahead is None:
-            raw = self.output(read)
-        else:
-            steps = self.steps(read).reshape(len(read), self.horizon, -1)
-            raw = self.output(nnx.gelu(steps + self.ahead(cast(jax.Array, future)[:, self.input_size :])))
-        raw = raw.reshape(len(read), self.horizon, self.targets, self.head.num_parameters).astype(jnp.float32)
-        # The first output of a head is where its values lie.
+        _, ys = self.recurrent(embedded, mask=known if self.missing else None, **options)
+        raw = self._outputs(self.dropout(self._read(ys, known), **options), future)
+        # The first output of a head is its location.
         z, others = raw[..., :1], raw[..., 1:]
         if self.linear is not None:
             z = z + self.linear(zs.swapaxes(1, 2)).swapaxes(1, 2)[..., None]
@@ -227,7 +219,7 @@ class DirectForecaster(nnx.Module):
 
     @property
     def patches(self) -> np.ndarray:
-        """The steps of each patch, int `[patches, patch_size]`; negative before the first."""
+        """The steps of each patch, int `[patches, patch_size]`; negative before the first step."""
         return _patches(self.input_size, *self.patching)
 
     def _patched(self, xs: jax.Array) -> jax.Array:
@@ -235,21 +227,32 @@ class DirectForecaster(nnx.Module):
         steps, before = self.patches, self.patching[0] - 1
         return jnp.pad(xs, ((0, 0), (before, 0), (0, 0)))[:, steps + before]
 
-    def _read(self, ys: jax.Array, some: jax.Array) -> jax.Array:
+    def _read(self, ys: jax.Array, known: jax.Array) -> jax.Array:
+        """The outputs that forecasts are computed from, `[B, features]`; `known` says which patches count."""
         if self.readout == "all":
             return ys.reshape(len(ys), -1)
         if not self.missing:
             return ys[:, -1]
-        # The output of a patch that was passed over is zero.
-        last = jnp.argmax(jnp.where(some, jnp.arange(1, some.shape[1] + 1), 0), axis=1)
+        # The output of a skipped patch is zero.
+        last = jnp.argmax(jnp.where(known, jnp.arange(1, known.shape[1] + 1), 0), axis=1)
         return jnp.take_along_axis(ys, last[:, None, None], axis=1)[:, 0]
+
+    def _outputs(self, read: jax.Array, future: jax.Array | None) -> jax.Array:
+        """The outputs for all steps, `[B, H, D, P]`, from those that are read and the covariates ahead."""
+        if self.ahead is None:
+            raw = self.output(read)
+        else:
+            steps = self.steps(read).reshape(len(read), self.horizon, -1)
+            raw = self.output(nnx.gelu(steps + self.ahead(cast(jax.Array, future)[:, self.input_size :])))
+        shape = len(read), self.horizon, self.targets, self.head.num_parameters
+        return raw.reshape(shape).astype(jnp.float32)
 
 
 def _patches(input_size: int, patch_size: int, stride: int) -> np.ndarray:
-    """The steps of each patch: the last ends the history, and no step is left out."""
+    """The steps of each patch: the last patch ends with the history, and every step is in one."""
     if not 1 <= stride <= patch_size <= input_size:
         raise ValueError(
-            "patch_stride must lie between 1 and patch_size, and patch_size be at most input_size, got "
+            "patch_stride must be at most patch_size, and patch_size at most input_size, got "
             f"{stride}, {patch_size} and {input_size}"
         )
     count = -(-(input_size - patch_size) // stride) + 1

@@ -1,4 +1,4 @@
-"""What forecasters have in common: their recurrent layers, and how what they read is put together."""
+"""Parts that the forecasters share: recurrent layers, static features, concatenated inputs."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ CELLS = ("lstm", "slstm", "gru", "elman")
 
 
 class StaticFeatures(nnx.Module):
-    """What is the same in all steps, as a vector `[B, 1, hidden]` that is added to the inputs."""
+    """Embeds static features and series as a vector `[B, 1, hidden]` that is added to the inputs."""
 
     def __init__(
         self, static: int, num_series: int, hidden_size: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs
@@ -27,7 +27,7 @@ class StaticFeatures(nnx.Module):
         self.of_series = nnx.Embed(num_series, hidden_size, dtype=dtype, rngs=rngs) if num_series else None
 
     def __call__(self, static: Any, series: Any) -> jax.Array | float:
-        """Of features `[B, F]` and numbers of series `[B]`; 0 without either."""
+        """The vector for features `[B, F]` and numbers of series `[B]`; 0 without either."""
         total: Any = 0.0
         if self.of_static is not None:
             total = total + self.of_static(static)[:, None]
@@ -45,7 +45,7 @@ def recurrent_layers(
     dtype: DTypeLike | None,
     rngs: nnx.Rngs,
 ) -> lstmx.nnx.Layer:
-    """Layers of a cell named as in `CELLS`, which read `hidden_size` features."""
+    """Layers of a cell named in `CELLS`, with `hidden_size` input features."""
     layer = make_cell(cell, hidden_size, dtype=dtype, choices=CELLS)
     network = lstmx.networks.stacked(layer, num_layers, bidirectional=False, dropout_rate=dropout_rate)
     return lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
@@ -64,6 +64,6 @@ def require_head(head: ForecastHead) -> None:
 
 
 def joined(*parts: jax.Array | None) -> jax.Array:
-    """The features of those that are given, as float32, side by side."""
+    """The features that are given, concatenated, as float32."""
     given = [jnp.asarray(part, jnp.float32) for part in parts if part is not None]
     return jnp.concatenate(given, axis=-1)

@@ -1,4 +1,4 @@
-"""The level and the spread of each window, from its own history, so that one model serves series of any size.
+"""The level and spread of each window, from its own history, so that one model serves series of any size.
 
 Axes: B windows, L steps of history, H steps of the horizon, D targets.
 """
@@ -20,7 +20,7 @@ SCALER_TYPES = ("none", "last", "standard", "last_standard", "robust", "mean")
 def level_and_spread(
     scaler_type: ScalerType, history: jax.Array, exists: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What is subtracted from a window and what it is divided by, from the values of its history that exist.
+    """The level that is subtracted from a window and the spread it is divided by, from the existing values.
 
         none           0,                              1
         last           the last value,                 1
@@ -29,13 +29,13 @@ def level_and_spread(
         robust         the median,                     1.4826 times the median distance from it
         mean           0,                              the mean absolute value
 
-    A spread that is nothing beside the values, as that of a constant series, is taken to be 1, and so is
-    that of a window without a value, whose level is 0.
+    The spread is 1 where it would be negligible beside the values, as for a constant series. A window without
+    any value has level 0 and spread 1.
 
     Args:
       scaler_type: one of the names above.
       history: float `[B, L, D]`.
-      exists: bool `[B, L, D]`; what does not exist does not count.
+      exists: bool `[B, L, D]`; other values are ignored.
 
     Returns:
       (level, spread), float32 `[B, 1, D]` each; spread above 0.
@@ -80,7 +80,7 @@ def level_and_spread(
         mean = jnp.sum(history, axis=1, keepdims=True) / jnp.maximum(count, 1)
         squares = jnp.where(exists, (history - mean) ** 2, 0)
         spread = jnp.sqrt(jnp.sum(squares, axis=1, keepdims=True) / jnp.maximum(count, 1))
-    # A constant of large value has a deviation of rounding errors.
+    # The deviation of a large constant is rounding error.
     largest = jnp.max(jnp.abs(history), axis=1, keepdims=True)
     return jnp.where(some, level, 0), jnp.where(spread > 1e-6 * largest, spread, 1)
 
@@ -91,19 +91,23 @@ def _median(values: jax.Array, exists: jax.Array) -> jax.Array:
 
 
 class InstanceScaling(nnx.Module):
-    """The level and the spread of windows, perhaps a season, and with `affine` two learnt numbers a target:
+    """Normalizes windows by level and spread, optionally with a season and two learnt numbers per target:
 
         z_t = gamma (y_t - level - season_t) / spread + beta,   gamma > 0
 
-    With `standard` and `affine` it is reversible instance normalization. With a season the level is that of
-    exponential smoothing at the end of the history, and the seasons are smoothed too (`SeasonalSmoothing`).
+    With `standard` and `affine` it is reversible instance normalization. With a season, level and seasons are
+    those of exponential smoothing at the end of the history (`SeasonalSmoothing`).
 
     Args:
       scaler_type: see `level_and_spread`.
-      targets: D.
-      affine: whether gamma and beta are learnt; else they are 1 and 0.
-      season_length: steps of the season that is taken out; 0 for none.
-      num_series: how many series have rates of smoothing of their own; 0 for the same rates in all.
+      targets: number of targets D.
+      affine: whether gamma and beta are learnt; otherwise they are 1 and 0.
+      season_length: steps per season of the exponential smoothing; 0 for none.
+      num_series: number of series with smoothing rates of their own; 0 for the same rates in all.
+
+    Raises:
+      TypeError: if an argument is of the wrong type.
+      ValueError: if the name is unknown or a number is out of range.
 
     Source: Kim et al., "Reversible instance normalization for accurate time-series forecasting against
     distribution shift", ICLR 2022, equations 1 to 3; the season: Smyl 2020.
@@ -141,13 +145,13 @@ class InstanceScaling(nnx.Module):
     def __call__(
         self, history: jax.Array, exists: jax.Array, *, horizon: int, series: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """What is subtracted from each step of history and horizon, and what that is divided by.
+        """The level of each step of history and horizon, and the scale.
 
         Args:
           history: float `[B, L, D]`.
           exists: bool `[B, L, D]`.
           horizon: H.
-          series: integers `[B]`, which series; of those with rates of their own.
+          series: integers `[B]`, the numbers of the series; required with `num_series` and a season.
 
         Returns:
           (loc, scale), float32 `[B, L + H, D]` and `[B, 1, D]`, for which z = (y - loc) / scale.

@@ -1,4 +1,4 @@
-"""A recurrent forecaster that goes on step by step, from what it drew from its own forecast.
+"""A recurrent forecaster that goes on step by step from samples of its own forecasts.
 
 Axes: B windows, L steps of history, H steps of the horizon, D targets, F covariates, P parameters of the
 distribution of one value (see `forecast_heads`).
@@ -23,24 +23,24 @@ from lstmx.regularizers import require_rate
 
 
 class RecurrentForecaster(nnx.Module):
-    """A recurrent network that reads each value, forecasts the next, and goes on with what it drew from that.
+    """A recurrent network that reads each value, forecasts the next, and goes on from a sample of it.
 
         d_t = head(LSTM(z_{t-1}, z_{t-lag}, covariates_t)),    z_t ~ d_t beyond the end of the history
 
-    Training predicts every step of history and horizon from the true values before it. Forecasts are paths:
-    many, drawn independently, whose quantiles are those of the forecast, of sums over steps too.
+    Training predicts every step of history and horizon from the true values before it. Forecasts are many
+    independent sample paths, whose quantiles are those of the forecast, also for sums over steps.
 
     Args:
       input_size, horizon, head, targets, future, static, num_series, cell, hidden_size, num_layers,
-        scaler_type, affine, season_length, dropout_rate, dtype, rngs: as of `DirectForecaster`. Covariates
-        known only for the past cannot be read, as the horizon lacks them.
-      lags: how many steps before each step lie the values that are read beside the last one, such as those of
-        the day and the week before; from 2 to `input_size`. The recurrent network begins where the longest
-        ends, `max(lags)` steps into the history.
+        scaler_type, affine, season_length, dropout_rate, dtype, rngs: see `DirectForecaster`. Covariates
+        known only for the past cannot be used, because they are missing over the horizon.
+      lags: further past values to read at each step, such as those of a day and a week before: their
+        distances in steps, from 2 to `input_size`. The recurrent network begins `max(lags)` steps into the
+        history.
 
     Raises:
-      TypeError: if a size is not an integer, or is a bool.
-      ValueError: if a name is unknown, or a size or a lag does not fit.
+      TypeError: if an argument is of the wrong type.
+      ValueError: if a name is unknown, or a size or lag is out of range.
 
     Source: Salinas et al., "DeepAR: probabilistic forecasting with autoregressive recurrent networks",
     International Journal of Forecasting 36, 2020, equations 1 and 2.
@@ -122,14 +122,14 @@ class RecurrentForecaster(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The outputs before the head for the steps F to L + H - 1, each from the true values before it.
 
-        F is the first step that can be forecast: 1, or with lags the longest of them.
+        F is the first step that can be forecast: 1, or with lags the longest lag.
 
         Args:
           history: float `[B, L, D]`.
-          target: float `[B, H, D]`, what came then.
-          exists: bool `[B, L, D]`; all if not given.
-          target_exists: bool `[B, H, D]`; all if not given.
-          future, static, series, deterministic, rngs: as of `DirectForecaster.raw`.
+          target: float `[B, H, D]`, the values of the horizon.
+          exists: bool `[B, L, D]`; all by default.
+          target_exists: bool `[B, H, D]`; all by default.
+          future, static, series, deterministic, rngs: see `DirectForecaster.raw`.
 
         Returns:
           (raw, loc, scale): float32 `[B, L + H - F, D, P]`, `[B, L + H - F, D]` and `[B, 1, D]`.
@@ -159,12 +159,12 @@ class RecurrentForecaster(nnx.Module):
         series: jax.Array | None = None,
         count: int = 100,
     ) -> jax.Array:
-        """Draws how it may go on.
+        """Samples paths over the horizon.
 
         Args:
           key: a PRNG key.
-          history, exists, future, static, series: as of `raw`.
-          count: paths S of each window.
+          history, exists, future, static, series: see `raw`.
+          count: number of paths S per window.
 
         Returns:
           float32 `[S, B, H, D]`, in the units of the history.
@@ -178,7 +178,7 @@ class RecurrentForecaster(nnx.Module):
         xs = self._inputs(self._lagged(zs), self._lagged(exists), past) + constant
         state, _ = self.recurrent(xs, mask=_begun(exists)[:, first - 1 : -1], deterministic=True)
 
-        # The values that lags reach back to, and room for those that are drawn.
+        # The values that lags reach back to, and room for the samples.
         room = ((0, 0), (0, self.horizon), (0, 0))
         zs = jnp.pad(zs[:, -first:], room)
         known = jnp.pad(exists[:, -first:], room, constant_values=True)
@@ -208,7 +208,7 @@ class RecurrentForecaster(nnx.Module):
         return jnp.moveaxis(drawn, 0, 2)
 
     def _lagged(self, xs: jax.Array) -> jax.Array:
-        """`[B, T - F, lags * D]` of `[B, T, D]`: what lay before each of the steps F to T - 1."""
+        """`[B, T - F, lags * D]` of `[B, T, D]`: the lagged values of each of the steps F to T - 1."""
         first, steps = self.lags[-1], xs.shape[1]
         return jnp.concatenate([xs[:, first - lag : steps - lag] for lag in self.lags], axis=-1)
 
@@ -221,5 +221,5 @@ class RecurrentForecaster(nnx.Module):
 
 
 def _begun(known: jax.Array) -> jax.Array:
-    """Whether a step is not before the first known value, `[B, T]` of `[B, T, D]`."""
+    """Whether a step is at or after the first known value, `[B, T]` of `[B, T, D]`."""
     return jnp.cumsum(known.any(axis=-1), axis=1) > 0

@@ -1,4 +1,4 @@
-"""The level and the season of each window by exponential smoothing, whose rates are learnt with the network.
+"""Level and season of each window by exponential smoothing, with rates learnt along with the network.
 
 Axes: B windows, L steps of history, H steps of the horizon, D targets, K steps of a season.
 """
@@ -23,14 +23,14 @@ def smoothed(
     season_length: int,
     horizon: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The level at the end of each window, and the season at each step of history and horizon.
+    """The level at the end of each window, and the seasonal component of each step of history and horizon.
 
         l_t     = l_{t-1} + a_t (y_t - s_t - l_{t-1}),   a_t = max(alpha, 1 / values so far)
         s_{t+K} = s_t + gamma (y_t - l_t - s_t)
 
-    over the values that exist, with the first s from the means over whole windows (`first_season`), and
-    beyond the end the last s again and again. It is exponential smoothing with an additive season and without
-    a trend, which is for the network to find; of logarithms it is that with a multiplicative season.
+    over the existing values. The first s are estimated from the whole window (`first_season`), and the last s
+    are repeated over the horizon. This is exponential smoothing with an additive season and without a trend,
+    which is left to the network; applied to logarithms, the season is multiplicative.
 
     Args:
       history: float `[B, L, D]`.
@@ -41,9 +41,9 @@ def smoothed(
       horizon: H.
 
     Returns:
-      (level, seasons), float32 `[B, 1, D]` and `[B, L + H, D]`; the level of a window without a value is 0.
+      (level, seasons), float32 `[B, 1, D]` and `[B, L + H, D]`; the level of a window without any value is 0.
 
-    Source: Holt 1957 and Winters 1960; with rates that are learnt by gradients, below a recurrent network:
+    Source: Holt 1957 and Winters 1960; with rates learnt by gradients, around a recurrent network:
     Smyl, "A hybrid method of exponential smoothing and recurrent neural networks for time series
     forecasting", International Journal of Forecasting 36, 2020, equations 4 and 5 (there multiplicative).
 
@@ -58,7 +58,7 @@ def smoothed(
     """
     length = history.shape[1]
     before = -length % season_length
-    # Whole seasons, steps before windows: [seasons, K, B, D].
+    # Whole seasons, with steps before windows: [seasons, K, B, D].
     ys, known = (
         _by_season(jnp.pad(part, ((0, 0), (before, 0), (0, 0))), season_length) for part in (history, exists)
     )
@@ -84,10 +84,10 @@ def smoothed(
 
 
 def first_season(ys: jax.Array, known: jax.Array) -> jax.Array:
-    """The season `[K, B, D]` of values `[seasons, K, B, D]`: how far each of its steps lies off the mean.
+    """The season `[K, B, D]` of values `[seasons, K, B, D]`: how far each of its steps lies from the mean.
 
-    Seasons with all values count, or all of them if there is no such. A trend, from the means of the first
-    and the last that counts, is taken out; the steps without a value have the season 0.
+    Only seasons without missing values are used, or all if there are none. A trend, from the means of the
+    first and the last season used, is removed; steps without any value get 0.
     """
     whole = known.all(axis=1, keepdims=True)
     known = known & (whole | ~whole.any(axis=0))
@@ -106,12 +106,16 @@ def first_season(ys: jax.Array, known: jax.Array) -> jax.Array:
 
 
 class SeasonalSmoothing(nnx.Module):
-    """Exponential smoothing of windows, with rates that are learnt: of all series, or of each its own.
+    """Exponential smoothing of windows with learnt rates, shared by all series or one pair per series.
 
     Args:
-      season_length: steps of the season K, at least 2.
-      targets: D.
-      num_series: how many series have rates of their own; 0 for the same rates in all.
+      season_length: steps per season K, at least 2.
+      targets: number of targets D.
+      num_series: number of series with rates of their own; 0 for the same rates in all.
+
+    Raises:
+      TypeError: if a number is not an integer.
+      ValueError: if a number is out of range.
 
     Source: Smyl 2020, see `smoothed`.
 
@@ -129,14 +133,14 @@ class SeasonalSmoothing(nnx.Module):
         if season_length < 2:
             raise ValueError(f"season_length must be at least 2, got {season_length}")
         self.season_length, self.num_series = season_length, num_series
-        # Sigmoids of these; 0.3 both to begin with.
+        # Logits of the rates; both rates start at 0.3.
         begin = np.full((max(num_series, 1), targets), math.log(0.3 / 0.7), np.float32)
         self.level_rate, self.season_rate = nnx.Param(jnp.asarray(begin)), nnx.Param(jnp.asarray(begin))
 
     def __call__(
         self, history: jax.Array, exists: jax.Array, *, horizon: int, series: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """The pair (level, seasons) as of `smoothed`; `series`, int `[B]`, with rates of their own."""
+        """(level, seasons) of `smoothed`; `series`, int `[B]`, is required with rates per series."""
         of = series if self.num_series else 0
         rates = (nnx.sigmoid(rate[...][of]) for rate in (self.level_rate, self.season_rate))
         return smoothed(history, exists, *rates, season_length=self.season_length, horizon=horizon)

@@ -377,9 +377,7 @@ def test_heads_have_names(name):
 
 def test_named_quantiles_have_levels():
     assert head_named("quantiles", [0.1, 0.5]) == Quantiles((0.1, 0.5))
-    with pytest.raises(
-        ValueError, match=r'levels are for the head "quantiles" alone, got \(0.1,\) for "mse"'
-    ):
+    with pytest.raises(ValueError, match=r'levels require the head "quantiles", got \(0.1,\) for "mse"'):
         head_named("mse", [0.1])
     names = "mse, mae, quantiles, gaussian, student_t, negative_binomial, got 'cauchy'"
     with pytest.raises(ValueError, match=f"head must be one of {names}"):
@@ -401,6 +399,12 @@ def test_levels_that_are_none_are_refused(levels):
         Quantiles(levels)
 
 
+@pytest.mark.parametrize("levels", [0.5, ("median",), None])
+def test_levels_that_are_no_numbers_are_refused(levels):
+    with pytest.raises(ValueError, match="levels must be a list of numbers, got"):
+        Quantiles(levels)
+
+
 @heads
 @pytest.mark.parametrize("level", [0, 1, -0.1, 1.5, np.nan])
 def test_levels_of_no_quantile_are_refused(head, level):
@@ -411,10 +415,10 @@ def test_levels_of_no_quantile_are_refused(head, level):
 
 def test_quantiles_that_are_not_known_are_refused():
     for level in (0.04, 0.995):
-        with pytest.raises(ValueError, match=f"there are quantiles from level 0.05 to 0.99, not of {level}"):
+        with pytest.raises(ValueError, match=f"levels must lie between 0.05 and 0.99, got {level}"):
             Quantiles(UNEVEN).quantiles(np.zeros(5), [0.5, level])
     for name, levels, known in (("mse", [0.5], r"\[\]"), ("mae", [0.5, 0.9], r"\[0.5\]")):
-        with pytest.raises(ValueError, match=rf'a point forecast of "{name}" has the quantiles {known}, not'):
+        with pytest.raises(ValueError, match=rf'Point\("{name}"\) has the quantiles {known}, not'):
             Point(name).quantiles(np.zeros(2), levels)
 
 

@@ -262,7 +262,7 @@ def test_cells_and_heads(cell, head):
         ({"readout": "first"}, "readout must be one of last, all, got 'first'"),
         ({"patch_size": 12}, "got 12, 12 and 11"),
         ({"patch_size": 2, "patch_stride": 3}, "got 3, 2 and 11"),
-        ({"linear": True, "head": NegativeBinomial()}, "a linear map of the history"),
+        ({"linear": True, "head": NegativeBinomial()}, "linear requires a head with a location, got Neg"),
     ],
 )
 def test_errors(options, message):
@@ -371,7 +371,7 @@ def test_dropout_and_shrinkage_follow_the_mode(kind):
 def test_shrinkage_needs_a_level():
     for head, share, message in (
         (Gaussian(), 1.0, r"shrinkage must lie in \[0, 1\), got 1.0"),
-        (NegativeBinomial(), 0.2, "shrinkage needs a level to shrink to"),
+        (NegativeBinomial(), 0.2, "shrinkage requires a head with a location, got Neg"),
     ):
         with pytest.raises(ValueError, match=message):
             make(DirectForecaster, head=head, shrinkage=share)
