@@ -1,7 +1,7 @@
-"""Time series, one behind the other in flat arrays, and windows of them.
+"""Time series, concatenated in flat arrays, and windows of them.
 
-Axes: N series, R rows (the steps of all series), D targets, F covariates, L steps of history that are read,
-H steps of the horizon, B batch, M windows.
+Axes: N series, R rows (the steps of all series), D targets, F covariates, L steps of history, H steps of the
+horizon, B batch, M windows.
 """
 
 import dataclasses
@@ -12,26 +12,25 @@ from typing import cast
 
 import numpy as np
 
-# Some windows, M of them: which series, and how many of its steps are history; int [M] each.
+# M windows: the series of each, and how many of its steps are history; int [M] each.
 Windows = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Panel:
-    """Series of one frequency; each has rows of its own, as many as it has steps.
+    """Series of one frequency, one row per step of each series.
 
-    Steps at the end whose targets are all NaN are the future: they are there for the covariates that are
-    known ahead.
+    Steps at the end whose targets are all NaN are the future; they hold the covariates known in advance.
 
     Attributes:
       starts: int [N + 1], increasing from 0; series n has the rows from `starts[n]` to `starts[n + 1]`.
       targets: float [R, D]; NaN where a value is missing.
-      historic: float [R, F], covariates that are known up to now; NaN where missing; None for none.
-      future: float [R, F], covariates that are known ahead, such as calendars and prices; None for none.
-      static: float [N, F], what does not change; None for none.
+      historic: float [R, F], covariates known only for the past; NaN where missing; None for none.
+      future: float [R, F], covariates known in advance, such as calendars and prices; None for none.
+      static: float [N, F], static covariates; None for none.
 
     Raises:
-      ValueError: if the shapes do not fit, or a value is infinite, or a covariate known ahead is NaN.
+      ValueError: if a shape does not fit, a value is infinite, or a covariate known in advance is NaN.
 
     Example:
       >>> panel = Panel(np.array([0, 3, 5]), np.array([[1.0], [2.0], [3.0], [10.0], [np.nan]]))
@@ -49,7 +48,7 @@ class Panel:
         starts = np.asarray(self.starts)
         if starts.ndim != 1 or len(starts) < 2 or starts[0] != 0 or np.any(np.diff(starts) < 0):
             raise ValueError(
-                "starts must be [series + 1], from 0 and never falling, with one series at least"
+                "starts must be [series + 1], begin with 0, never decrease, and have at least one series"
             )
         object.__setattr__(self, "starts", starts.astype(np.int64))
         count, rows = len(starts) - 1, int(starts[-1])
@@ -66,19 +65,19 @@ class Panel:
                 raise ValueError(f"{name} must be known, got NaN in row {_row(np.isnan(values))}")
             object.__setattr__(self, name, values)
         if self.targets.shape[1] == 0:
-            raise ValueError("targets must have one column at least")
+            raise ValueError("targets must have at least one column")
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """Steps of each series, int64 [N], those of the future among them."""
+        """Number of steps of each series, int64 [N], including those of the future."""
         return np.diff(self.starts)
 
     @functools.cached_property
     def observed(self) -> np.ndarray:
-        """Steps of each series up to the last that has a target, int64 [N]."""
+        """Number of steps of each series up to the last one with a target, int64 [N]."""
         rows = np.flatnonzero(~np.isnan(self.targets).all(axis=1))
         last = np.searchsorted(rows, self.starts[1:]) - 1
         found = rows[np.maximum(last, 0)] if len(rows) else np.zeros(len(self), int)
@@ -90,13 +89,13 @@ class Panel:
         return self.targets[self.starts[number] : self.starts[number + 1]]
 
     def together(self) -> "Panel":
-        """One series with the targets of all, side by side, for a model that reads them together.
+        """One series with the targets of all series as columns, for a multivariate model.
 
-        What is known up to now stands side by side too; what is known ahead must be the same in all.
+        Historic covariates become columns too; those known in advance must be equal in all series.
 
         Raises:
-          ValueError: if the series do not have the same steps, differ in what is known ahead, or have static
-            features, which would tell nothing apart.
+          ValueError: if the series differ in length or in the covariates known in advance, or have static
+            covariates.
 
         Example:
           >>> Panel(np.array([0, 2, 4]), np.arange(4.0)[:, None]).together().targets
@@ -106,7 +105,7 @@ class Panel:
         count, lengths = len(self), self.lengths
         for number in np.flatnonzero(lengths != lengths[0])[:1]:
             raise ValueError(
-                f"series that are read together must be equally long, got {lengths[0]} and {lengths[number]}"
+                f"series of a multivariate model must be equally long, got {lengths[0]} and {lengths[number]}"
             )
         historic, future, static = (
             cast(np.ndarray, each) for each in (self.historic, self.future, self.static)
@@ -114,7 +113,7 @@ class Panel:
         future = future.reshape(count, lengths[0], -1)
         if static.shape[1] or (future != future[0]).any():
             raise ValueError(
-                "series that are read together must share what is known ahead and have no static features"
+                "series of a multivariate model must share future covariates and have no static ones"
             )
         targets, historic = (np.hstack(np.split(values, count)) for values in (self.targets, historic))
         return Panel(np.array([0, lengths[0]]), targets, historic, future[0])
@@ -122,15 +121,15 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeriesWindows:
-    """Windows of a panel: what was seen until a cutoff, and what came then.
+    """Windows of a panel: the history before a cutoff, and the targets after it.
 
     The window of series n at cutoff c reads the steps from `c - input_size` to `c - 1`, and its targets are
-    those from `c` to `c + horizon - 1`. Steps that a series does not have do not exist, and are zero.
+    those from `c` to `c + horizon - 1`. Steps outside of the series count as missing and are zero.
 
     Attributes:
       panel: the series.
-      input_size: steps of history L, at least 1.
-      horizon: steps to forecast H, at least 1.
+      input_size: number of steps of history L, at least 1.
+      horizon: number of steps to forecast H, at least 1.
 
     Raises:
       ValueError: if a size is below 1.
@@ -167,13 +166,13 @@ class SeriesWindows:
         least_history: int = 1,
         every: int = 1,
     ) -> Windows:
-        """All windows whose targets lie between two steps of their series.
+        """All windows whose targets lie in a range of steps of their series.
 
         Args:
-          first: step that targets may begin at, of all series or of each.
-          stop: step that they end before; the end of what is observed if not given.
-          least_history: steps that must lie before the targets, at least 1 and at most all of them.
-          every: cutoffs are so far apart, counted from the last one back.
+          first: first step that targets may begin at, for all series or for each.
+          stop: step before which targets end; by default after the last observed step.
+          least_history: steps that a series must have before the targets, at least 1.
+          every: distance of cutoffs, counted back from the last one.
 
         Returns:
           (series, cutoffs), int64 [M] each, series by series.
@@ -192,13 +191,13 @@ class SeriesWindows:
         """The windows of some series at some cutoffs.
 
         Args:
-          series: int [B], which series.
-          cutoffs: int [B], steps of the series that are history, at least 0.
+          series: int [B], the numbers of the series.
+          cutoffs: int [B], the number of steps that are history, at least 0.
 
         Returns:
-          float32 arrays, zero where nothing is known: `history` [B, L, D] and `target` [B, H, D], with the
-          bools `history_exists` and `target_exists`; `historic` [B, L, F]; `future` [B, L + H, F], of the
-          history and the horizon; `static` [B, F]. And `series`, int32 [B].
+          float32 arrays, zero where missing: `history` [B, L, D] and `target` [B, H, D], with the
+          bools `history_exists` and `target_exists`; `historic` [B, L, F]; `future` [B, L + H, F], for
+          history and horizon; `static` [B, F]. And `series`, int32 [B].
         """
         series, panel, size = np.asarray(series), self.panel, self.input_size
         steps_BT = np.asarray(cutoffs)[:, None] + np.arange(-size, self.horizon)
@@ -220,14 +219,14 @@ class SeriesWindows:
         }
 
     def parts(self, of: Windows, size: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Windows in batches of one size, so that one shape serves all; the last is filled up.
+        """Windows in batches of one size, so that all have one shape; the last is padded.
 
         Args:
-          of: the windows, M of them.
-          size: of a batch, at least 1; M if there are fewer.
+          of: M windows.
+          size: windows per batch, at least 1; lowered to M if there are fewer.
 
         Yields:
-          (count, batch): how many windows of the batch count, and the batch as of `batch`.
+          (count, batch): how many windows of the batch are not padding, and the batch as from `batch`.
 
         Example:
           >>> windows = SeriesWindows(Panel(np.array([0, 5]), np.arange(5.0)[:, None]), 1, 1)
@@ -248,11 +247,11 @@ class WindowBatches:
     """Shuffled batches of windows for training, each a pure function of (seed, step).
 
     Epoch e shuffles the windows by `np.random.default_rng([seed, e])`; those left over after the last full
-    batch sit out the epoch.
+    batch are skipped in that epoch.
 
     Attributes:
       windows: where the batches come from.
-      series, cutoffs: int [M], the windows to draw, as of `SeriesWindows.within`.
+      series, cutoffs: int [M], the windows to draw, as from `SeriesWindows.within`.
       batch_size: windows per batch B; lowered to M if there are fewer.
       seed: a non-negative integer.
       steps_per_epoch: batches per epoch, `M // batch_size`.
@@ -279,7 +278,7 @@ class WindowBatches:
     def __post_init__(self):
         if len(self.series) == 0:
             raise ValueError(
-                f"there is no window to train on: no series has {self.windows.horizon} steps for the targets "
+                f"there is no window to train on: no series has {self.windows.horizon} steps of targets "
                 "and enough history before them"
             )
         if operator.index(self.batch_size) < 1:
@@ -303,7 +302,7 @@ class WindowBatches:
 
 
 def _known(values: np.ndarray, rows_BT: np.ndarray, inside_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values [B, T, C] by their rows as float32, zero where they are not known, and where they are."""
+    """The values of rows as float32 [B, T, C], zero where missing, and where they exist."""
     if values.shape[1] == 0:
         empty = np.zeros((*rows_BT.shape, 0), np.float32)
         return empty, empty.astype(bool)

@@ -1,4 +1,4 @@
-"""Times of the day and days of the week at which no series ever has a row: closing times, probably.
+"""Times of day and days of the week without any row, which are probably closing times.
 
 Axes: R rows.
 """
@@ -12,20 +12,20 @@ from lstmx.forecasting.offsets import require_pandas
 
 _DAY = np.timedelta64(1, "D")
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-# Days, or weeks, that must have been observed.
+# Number of days, or weeks, that must have been observed.
 _LEAST = 5
-# How likely it may be that chance leaves one out in all of them.
+# Highest probability that random gaps leave a time out of all of them.
 _CHANCE = 1e-3
 
 
 def warn_of_closed_times(clock: np.ndarray, freq: Any, *, stacklevel: int) -> None:
     """Warns if steps are missing at the same times of every day, or on the same days of every week.
 
-    They count as steps, and are forecast: a calendar in `freq` would leave them out.
+    They are counted and forecast as steps; a calendar in `freq` would leave them out.
 
     Args:
       clock: datetime64 [R], the times of all rows, in local time.
-      freq: as of `checked_freq`; one that is a calendar already, or longer than a day, is not looked at.
+      freq: as from `checked_freq`; calendars and steps longer than a day are not checked.
       stacklevel: of the warning.
 
     Warns:
@@ -64,7 +64,7 @@ def warn_of_closed_times(clock: np.ndarray, freq: Any, *, stacklevel: int) -> No
 
 
 def _never(cycles: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """The places, of `size` in each cycle, that have a row in no cycle, if that can hardly be chance."""
+    """The places, of `size` in each cycle, without a row in any cycle, if that is unlikely to be chance."""
     counts = np.bincount(places, minlength=size)
     never = np.flatnonzero(counts == 0)
     observed = len(np.unique(cycles))
@@ -89,7 +89,7 @@ def _length(freq: Any) -> np.timedelta64 | None:
 
 
 def _advice(slots: np.ndarray, weekdays: np.ndarray, length: np.timedelta64) -> str:
-    """The offset that leaves the times out, as Python code with a word that joins it to what follows."""
+    """The offset that leaves the times out, as Python code followed by "or"."""
     weekmask = " ".join(name for day, name in enumerate(_WEEKDAYS) if day not in weekdays)
     mask = f"weekmask='{weekmask}'" if len(weekdays) else ""
     if not len(slots):

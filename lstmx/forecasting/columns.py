@@ -1,4 +1,4 @@
-"""Columns of pandas and polars frames: ids, times and numbers, and errors that say where they are wrong."""
+"""Reads columns of pandas and polars frames: ids, times and numbers, with errors that name the row."""
 
 import decimal
 import difflib
@@ -13,7 +13,7 @@ from lstmx.forecasting.frequencies import require_pandas
 
 
 class Keys(NamedTuple):
-    """Which series and which time each row of a frame has.
+    """The series and the time of each row of a frame.
 
     Attributes:
       ids: the series, sorted.
@@ -30,7 +30,7 @@ class Keys(NamedTuple):
     order: np.ndarray
 
     def at(self, row: int) -> str:
-        """Where a row is, for errors."""
+        """Describes a row, for errors."""
         time = self.times[row]
         if time.dtype.kind == "M":
             time = require_pandas().Timestamp(time)
@@ -39,7 +39,7 @@ class Keys(NamedTuple):
 
 
 def shown(time: Any) -> str:
-    """A time as short as it can be."""
+    """A time as text, without midnight."""
     return str(time).removesuffix(" 00:00:00")
 
 
@@ -47,7 +47,7 @@ def kind_of(df: Any, called: str) -> str:
     """Returns "pandas" or "polars".
 
     Raises:
-      TypeError: if it is no DataFrame of either.
+      TypeError: if it is not a DataFrame of either.
     """
     for base in type(df).__mro__:
         package = base.__module__.split(".")[0]
@@ -57,19 +57,19 @@ def kind_of(df: Any, called: str) -> str:
 
 
 def require_columns(df: Any, called: str, names: Sequence[str]) -> None:
-    """Raises ValueError if a frame has no rows, or not each of the columns once."""
+    """Raises ValueError unless a frame has rows, and each of the columns once."""
     kind_of(df, called)
     columns = list(df.columns)
     for name in names:
         if columns.count(name) > 1 or names.count(name) > 1:
             raise ValueError(
-                f"{called} must have one column {name!r} for one purpose, got {columns} for {names}"
+                f"{called} must have one column {name!r}, used for one purpose, got {columns} for {names}"
             )
         if name not in columns:
             near = difflib.get_close_matches(str(name).lower(), [str(c).lower() for c in columns], 1)
             found = [repr(c) for c in columns if str(c).lower() in near]
             found += ["the index"] if name in getattr(getattr(df, "index", None), "names", ()) else []
-            hint = f"; do you mean {' or '.join(found)}?" if found else ""
+            hint = f"; did you mean {' or '.join(found)}?" if found else ""
             raise ValueError(f"{called} must have a column {name!r}, got {columns}{hint}")
     if len(df) == 0:
         raise ValueError(f"{called} must have rows, got none")
@@ -94,7 +94,7 @@ def keys_of(df: Any, id_col: str, time_col: str) -> Keys:
     """Reads the ids and times of a frame.
 
     Raises:
-      ValueError: if one is missing or of a wrong kind, or a series has a time twice.
+      ValueError: if one is missing or of the wrong type, or a series has a time twice.
     """
     ids, codes = labels_of(column_of(df, id_col), id_col, lambda row: f"row {row}")
 
@@ -108,20 +108,20 @@ def keys_of(df: Any, id_col: str, time_col: str) -> Keys:
     for first in np.flatnonzero(twice)[:1]:
         raise ValueError(
             f"a series must have one row for each time, got {keys.at(order[first])} again in row "
-            f"{order[first + 1]}; {twice.sum()} rows are such"
+            f"{order[first + 1]}; {twice.sum()} rows are repeated"
         )
     return keys
 
 
 def labels_of(column: Any, name: str, at: Callable[[int], str]) -> tuple[tuple, np.ndarray]:
-    """The strings or integers of a column: all different ones sorted, and int [rows] which of them each is.
+    """The distinct strings or integers of a column, sorted, and int [rows], the position of each row's.
 
     Raises:
       ValueError: if one is missing, or they are not all strings or all integers.
     """
     pd = require_pandas()
     values = column.astype(object)
-    _require(values.notna(), lambda row: f"{name} must not be missing, got so in {at(row)}")
+    _require(values.notna(), lambda row: f"{name} must not be missing, but is in {at(row)}")
     if pd.api.types.infer_dtype(values, skipna=False) not in ("string", "integer"):
         kinds = [_label_kind(value) for value in values]
         right = np.array([kind is not None and kind == kinds[0] for kind in kinds])
@@ -139,20 +139,20 @@ def numbers_of(
     booleans: bool = True,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The numbers of a column.
+    """Reads the numbers of a column.
 
     Args:
       column: a pandas Series.
-      name: what it is called in errors.
-      at: says where a row is.
-      booleans: whether booleans are numbers too.
-      known: bool [rows], where NaN must not be; None for nowhere.
+      name: its name in errors.
+      at: describes a row, for errors.
+      booleans: whether booleans are accepted.
+      known: bool [rows], where NaN is refused; None for nowhere.
 
     Returns:
       float64 [rows]; NaN where a number is missing.
 
     Raises:
-      ValueError: if something is not a number, or infinite, or missing and must not be.
+      ValueError: if a value is not a number, infinite, or NaN where it is refused.
     """
     types = require_pandas().api.types
     fast = types.is_float_dtype(column.dtype) or types.is_integer_dtype(column.dtype)
@@ -230,14 +230,14 @@ def frame_of(
     values: Mapping[str, np.ndarray],
     dtypes: tuple[Any, Any],
 ) -> Any:
-    """Puts a frame together.
+    """Builds a frame.
 
     Args:
       kind: "pandas" or "polars".
-      ids: name of the first column, and what it holds.
+      ids: name and values of the first column.
       times: the next columns, as pandas indices.
       values: the other columns.
-      dtypes: the types of ids and times in such a frame; None if they are not known.
+      dtypes: the types of ids and times; None if they are not known.
 
     Returns:
       A DataFrame.
@@ -258,7 +258,7 @@ def frame_of(
             column = column.dt.replace_time_zone("UTC").dt.convert_time_zone(str(zone))
         if dtypes[1] is not None and dtypes[1] != pl.String:
             cast = column.cast(dtypes[1])
-            # Hours are lost where days were read.
+            # Hours would be lost in a column of days.
             column = cast if (cast.cast(column.dtype) == column).all() else column
         columns[name] = column
     return pl.DataFrame({**columns, **values})
@@ -268,7 +268,7 @@ def _times_of(column: Any, name: str, at: Callable[[int], str]) -> tuple[np.ndar
     """The times of a column, in UTC where they have a zone, and their zone."""
     pd = require_pandas()
     rule = f"{name} must hold dates, ISO 8601 strings or integers"
-    _require(column.notna(), lambda row: f"{name} must not be missing, got so in {at(row)}")
+    _require(column.notna(), lambda row: f"{name} must not be missing, but is in {at(row)}")
     kind = pd.api.types.infer_dtype(column, skipna=False)
     if kind == "integer":
         return column.to_numpy(np.int64), None
@@ -298,7 +298,7 @@ def _times_of(column: Any, name: str, at: Callable[[int], str]) -> tuple[np.ndar
 
 
 def _offsets(column: Any) -> Any:
-    """What tells the zones of times apart: the ends of strings, the zones of dates."""
+    """The time zones: the ends of strings, the zones of dates."""
     if isinstance(column[0], str):
         return column.str.extract(r"[T ]\d.*?(Z|[+-]\d\d(?::?\d\d)?)$", expand=False).fillna("")
     return column.map(lambda time: str(getattr(time, "tzinfo", None)))
@@ -311,7 +311,7 @@ def _label_kind(value: Any) -> str | None:
 
 
 def _require(right: Any, message: Callable[[int], str]) -> None:
-    """Raises ValueError with the message of the first row that is not right."""
+    """Raises ValueError with the message for the first row where the condition fails."""
     wrong = np.flatnonzero(~np.asarray(right, bool))
     if len(wrong):
         raise ValueError(message(int(wrong[0])))

@@ -1,4 +1,4 @@
-"""Data frames to panels of series, and forecasts back to data frames, in the words of Nixtla's libraries.
+"""Data frames to panels of series, and forecasts back to data frames, with Nixtla's column names.
 
 Axes: N series, H steps of the horizon, M windows.
 """
@@ -31,25 +31,25 @@ from lstmx.forecasting.frequencies import (
     times_at,
 )
 
-# So many steps in a row that are equal, and longer than the most common one, are no gaps: another frequency.
+# This many equal steps in a row, longer than the most common one, are another frequency rather than gaps.
 _NO_GAPS = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FramePanel:
-    """A panel that was read from a data frame, with the names and times of its series.
+    """A panel read from a data frame, with the ids and times of its series.
 
     Attributes:
       panel: the series, one target each.
-      ids: what the series are called, strings or integers, sorted.
+      ids: ids of the series, strings or integers, sorted.
       starts: times of the first steps, datetime64 or int64 [N]. With a zone they are in UTC for steps shorter
-        than a day, else what the clock on the wall shows.
-      freq: as of `checked_freq`: an alias, an offset, or the step of integer times.
+        than a day, and in local time for longer ones.
+      freq: an alias, an offset, or the step of integer times, as from `checked_freq`.
       zone: time zone of the times; None for none.
       columns: names of the columns of ids, times and targets.
       historic, future, static: names of the covariates; `"name=category"` for a category.
-      categories: of each static column that has any, in the order of their columns.
-      filled: steps that were missing between others, and are NaN now.
+      categories: the categories of static columns, in the order of their columns.
+      filled: number of missing steps between others, which are filled with NaN.
       like: the frame that was read, without its rows.
     """
 
@@ -86,24 +86,24 @@ def read_frame(
     Args:
       df: a pandas or polars DataFrame; times are dates in one zone or none, ISO 8601 strings or integers.
       freq: a pandas offset alias, or an offset with its calendar, holidays or business hours; or the step of
-        integer times. If not given it is the most common step, which must be the same in every series.
+        integer times. By default the most common step, which must be the same in every series.
       id_col, time_col, target_col: names of the columns; a target may be NaN.
-      hist_exog: columns that are known up to now; NaN where missing.
-      futr_exog: columns that are known ahead, in every row.
-      static_df: a DataFrame with a row for each series; further ones are left out.
+      hist_exog: exogenous variables known only for the past; NaN where missing.
+      futr_exog: exogenous variables known in advance, in every row.
+      static_df: a DataFrame with a row for each series; other rows are ignored.
       stat_exog: columns of `static_df`. Strings and categories become a column of 0 and 1 for each category.
-      categories: those to use, as of `FramePanel.categories`; not given, those that occur.
-      gaps: "fill" for NaN in steps that are missing between others, "refuse" for an error.
+      categories: the categories to use, as in `FramePanel.categories`; by default those that occur.
+      gaps: "fill" to fill missing steps with NaN, "refuse" to raise an error.
 
     Returns:
-      A `FramePanel`; booleans of covariates are 0 and 1.
+      A `FramePanel`; boolean covariates are 0 and 1.
 
     Raises:
       ImportError: if pandas is not installed.
-      TypeError: if a frame is of another kind.
-      ValueError: if a column is missing or holds what it must not, a series has a time twice or no target at
-        all, times are on no grid or on several, or a step is missing that must not. Series, time and row,
-        counted from 0, are named.
+      TypeError: if a frame is not a DataFrame of pandas or polars.
+      ValueError: if a column is missing or has invalid values, a series has a time twice or no target at all,
+        times are not on one grid, or a step is missing and gaps are refused. The message names series, time
+        and row, counted from 0.
 
     Example:
       >>> import pandas as pd
@@ -149,7 +149,9 @@ def read_frame(
         static,
     )
     for number in np.flatnonzero(panel.observed == 0)[:1]:
-        raise ValueError(f"{target_col} must not be NaN throughout a series, got so for {keys.ids[number]!r}")
+        raise ValueError(
+            f"{target_col} must not be NaN in all rows of a series, but is in series {keys.ids[number]!r}"
+        )
     return FramePanel(
         panel=panel,
         ids=keys.ids,
@@ -167,23 +169,23 @@ def read_frame(
 
 
 def with_future(series: FramePanel, futr_df: Any, horizon: int) -> FramePanel:
-    """Adds the steps to forecast: those that come after the last target of each series.
+    """Adds the steps to forecast: those after the last target of each series.
 
     Args:
       series: the series.
-      futr_df: a DataFrame with the ids, times and covariates that are known ahead. Rows of other series and
-        other times are left out. It counts where the series have such steps already. None if there are no
-        such covariates, or all are there already.
-      horizon: steps H, at least 1.
+      futr_df: a DataFrame with ids, times and the covariates known in advance. Rows of other series and other
+        times are ignored. It takes precedence over such steps of the series. None if there are no such
+        covariates, or the series have them already.
+      horizon: number of steps H, at least 1.
 
     Returns:
-      The series with a row for each of the steps, its target and historic covariates being NaN.
+      The series with a row for each of the steps, with NaN for targets and historic covariates.
 
     Raises:
       ImportError: if pandas is not installed.
-      TypeError: if the frame is of another kind.
-      ValueError: if a column, series or time is missing, or a time is there twice or not on the grid; or if
-        there are no covariates that are known ahead, but `futr_df` is given.
+      TypeError: if the frame is not a DataFrame of pandas or polars.
+      ValueError: if a column, series or time is missing, or a time is repeated or not on the grid; or if
+        `futr_df` is given, but there are no covariates known in advance.
 
     Example:
       >>> import pandas as pd
@@ -205,7 +207,7 @@ def with_future(series: FramePanel, futr_df: Any, horizon: int) -> FramePanel:
 
     future = longer(panel.future)
     if futr_df is not None and not series.future:
-        raise ValueError("futr_df has no effect: the series have no columns that are known ahead")
+        raise ValueError("futr_df has no effect: the series have no covariates known in advance (futr_exog)")
     if futr_df is not None:
         numbers, steps, values = _read_future(series, futr_df, lengths)
         future[starts[numbers] + steps] = values
@@ -222,11 +224,11 @@ def with_future(series: FramePanel, futr_df: Any, horizon: int) -> FramePanel:
 
 
 def times_of(series: FramePanel, number: int | np.ndarray, steps: int | np.ndarray) -> Any:
-    """The times of some steps, which may lie beyond the end of their series.
+    """The times of steps, which may lie beyond the end of their series.
 
     Args:
       series: the series.
-      number: which of them, int; or an array of any shape that goes with that of `steps`.
+      number: the number of the series, int; or an array that broadcasts with `steps`.
       steps: steps of the series, int, at least 0.
 
     Returns:
@@ -259,21 +261,21 @@ def forecast_frame(
     windows: tuple[np.ndarray, np.ndarray] | None = None,
     like: Any = None,
 ) -> Any:
-    """Forecasts as a long data frame: the column of ids, that of times, and one for each kind of forecast.
+    """Forecasts as a long data frame: a column of ids, one of times, and one for each kind of forecast.
 
     Args:
-      series: what the forecasts are of.
-      columns: arrays [N, H] by name: the steps after the last target of each series.
-      windows: (series, cutoffs), int [M] each, as of `SeriesWindows.within`, for arrays [M, H] instead: the
-        steps that begin with the cutoff, which is at least 1. The frame has a column `cutoff` then, the time
-        of the step before.
-      like: a DataFrame of the kind to return; the kind that was read if not given.
+      series: the series that are forecast.
+      columns: arrays [N, H] by name, for the steps after the last target of each series.
+      windows: (series, cutoffs), int [M] each, as from `SeriesWindows.within`, if the arrays are [M, H]: the
+        steps from the cutoff on, which is at least 1. The frame then has a column `cutoff`, the time of the
+        step before.
+      like: a DataFrame of the kind to return; by default the kind that was read.
 
     Returns:
       A DataFrame with N * H rows, or M * H.
 
     Raises:
-      ValueError: if the arrays differ in shape, or a name is taken.
+      ValueError: if the arrays differ in shape, or a name is already used.
 
     Example:
       >>> import pandas as pd
@@ -305,11 +307,11 @@ def forecast_frame(
 
 
 def interval_columns(name: str, widths: Sequence[float]) -> dict[str, float]:
-    """The columns of the bounds of intervals, and the probabilities that values stay below them.
+    """The columns of interval bounds, and the probabilities of values below them.
 
     Args:
-      name: of the forecast.
-      widths: in percent, in (0, 100).
+      name: column of the forecast.
+      widths: of the intervals in percent, in (0, 100).
 
     Raises:
       ValueError: if a width is out of range.
@@ -329,12 +331,14 @@ def interval_columns(name: str, widths: Sequence[float]) -> dict[str, float]:
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
-        raise ValueError(f"covariates must be a list of names, got the string {names!r}")
+        raise ValueError(
+            f"hist_exog, futr_exog and stat_exog must be lists of names, got the string {names!r}"
+        )
     return tuple(names)
 
 
 def _freq_of(keys: Keys, freq: Any) -> Any:
-    """The frequency, inferred if it is not given, and of the kind of the times."""
+    """The frequency, inferred by default, which must suit the kind of times."""
     if freq is None:
         return inferred_freq(keys.codes[keys.order], keys.times[keys.order], keys.zone, keys.ids)
     freq = checked_freq(freq)
@@ -347,10 +351,10 @@ def _freq_of(keys: Keys, freq: Any) -> Any:
 
 
 def _on_grid(keys: Keys, clock: np.ndarray, starts: np.ndarray, freq: Any, name: str) -> np.ndarray:
-    """The steps of rows in their order, int64; ValueError if one is on none, or not after the one before."""
+    """The steps of the sorted rows, int64; ValueError if a time is not on the grid or a step repeats."""
     codes, order = keys.codes[keys.order], keys.order
     steps, fits = steps_of(clock, starts, freq)
-    # Two hours of an autumn night may be one on the wall.
+    # Two hours of an autumn night may be the same in local time.
     fits[1:] &= (np.diff(steps) > 0) | (np.diff(codes) > 0)
     for at in np.flatnonzero(~fits)[:1]:
         first = int(np.searchsorted(codes, codes[at]))
@@ -369,13 +373,13 @@ def _require_no_gaps(strides: np.ndarray, keys: Keys, freq: Any, why: str) -> No
 
 
 def _require_steady(strides: np.ndarray, keys: Keys, freq: Any) -> None:
-    """Raises ValueError if a series has many equal steps in a row that are longer than the others."""
+    """Raises ValueError if a series has many equal steps in a row, longer than the others."""
     ends = np.append(np.flatnonzero(np.diff(strides)), len(strides) - 1)
     runs = np.diff(ends, prepend=-1)
     for run in np.flatnonzero((runs >= _NO_GAPS) & (strides[ends] > 1))[:1]:
         first = keys.order[ends[run] + 1 - runs[run]]
         raise ValueError(
-            f"freq must be given where it seems to change: {freq!r} is the most common, but {keys.at(first)} "
+            f"freq is required because it seems to change: {freq!r} is the most common, but {keys.at(first)} "
             f"is followed by {runs[run]} steps of {strides[ends[run]]} times that"
         )
 
@@ -383,7 +387,7 @@ def _require_steady(strides: np.ndarray, keys: Keys, freq: Any) -> None:
 def _read_future(
     series: FramePanel, futr_df: Any, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a frame says of the steps after the last targets: the series, the steps and their covariates."""
+    """The covariates of a frame for the steps after the last targets: (series, steps, covariates)."""
     id_col, time_col, _ = series.columns
     require_columns(futr_df, "futr_df", (id_col, time_col, *series.future))
     keys = keys_of(futr_df, id_col, time_col)

@@ -1,10 +1,10 @@
-"""Grids of times: which frequency they have, the step of a time, and the time of a step.
+"""Grids of times: their frequency, the step of a time, and the time of a step.
 
 Axes: R times.
 
-Times are datetime64 in UTC, or without a zone, or int64. Steps that are shorter than a day have a fixed
-length. Days and longer ones are counted by the clock of the time zone, so that a day may have 23 hours. What
-the grid counts by is called the clock here.
+Times are datetime64 in UTC, or without a zone, or int64. Steps shorter than a day have a fixed length. Days
+and longer steps follow local time, so that a day may have 23 hours. The time that a grid counts by is called
+the clock here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from lstmx.forecasting.offsets import checked_freq, keeps_days, require_pandas
 
 _DAY = np.timedelta64(1, "D")
 _NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-# Starts and ends of months, and those of their business days; with the same of quarters and of years.
+# Starts and ends of months, quarters and years, and those of their business days.
 _MONTHS = (("MS", "QS", "YS"), ("ME", "QE", "YE"), ("BMS", "BQS", "BYS"), ("BME", "BQE", "BYE"))
 
 
 def clock_of(times: np.ndarray, zone: Any, freq: Any) -> np.ndarray:
-    """What the grid counts by: `times`, or the time on the wall for days and longer steps in a zone."""
+    """The clock of the grid: `times`, or local time for days and longer steps in a zone."""
     if zone is None or _length(freq) is not None:
         return times
     index = require_pandas().DatetimeIndex(times)
@@ -29,15 +29,15 @@ def clock_of(times: np.ndarray, zone: Any, freq: Any) -> np.ndarray:
 
 
 def steps_of(clock: np.ndarray, starts: np.ndarray, freq: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Which steps of their grids times are.
+    """The steps of times on their grids.
 
     Args:
-      clock: [R], as of `clock_of`.
-      starts: [R], where the grid of each begins.
-      freq: as of `checked_freq`.
+      clock: [R], as from `clock_of`.
+      starts: [R], the start of the grid of each.
+      freq: as from `checked_freq`.
 
     Returns:
-      (steps, fits): int64 [R], below 0 before the start; and whether there is such a step at all.
+      (steps, fits): int64 [R], below 0 before the start; and bool [R], whether a time is on its grid.
 
     Example:
       >>> days = np.array(["2024-01-31", "2024-03-31", "2024-04-29"], "datetime64[s]")
@@ -62,10 +62,10 @@ def steps_of(clock: np.ndarray, starts: np.ndarray, freq: Any) -> tuple[np.ndarr
 
 
 def times_at(starts: np.ndarray, steps: np.ndarray, freq: Any, zone: Any) -> Any:
-    """The times of steps, as they are in their time zone.
+    """The times of steps, in their time zone.
 
     Args:
-      starts: [R], where the grid of each begins, by its clock.
+      starts: [R], the start of the grid of each, by its clock.
       steps: int [R], at least 0.
       freq, zone: of the grid.
 
@@ -87,24 +87,24 @@ def times_at(starts: np.ndarray, steps: np.ndarray, freq: Any, zone: Any) -> Any
         return index
     if length is not None:
         return index.tz_localize("UTC").tz_convert(zone)
-    # Of two equal times on the wall the first is taken, and for one that is skipped the next that exists.
+    # Of two equal local times the first is taken, and for one that is skipped the next that exists.
     return index.tz_localize(zone, ambiguous=np.ones(len(index), bool), nonexistent="shift_forward")
 
 
 def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Sequence) -> str | int:
-    """The frequency of series: their most common step, the same for all, on the calendar where it is one.
+    """Infers the frequency of series: their most common step, which must be the same for all.
 
     Args:
-      codes: int [R], which series a time belongs to, rising.
-      times: [R], rising in each series.
+      codes: int [R], the number of the series of each time, increasing.
+      times: [R], increasing in each series.
       zone: time zone of the times, or None.
-      labels: what the series are called in errors.
+      labels: ids of the series, for errors.
 
     Returns:
-      An offset alias; for integers the step.
+      An offset alias, on the calendar where the times follow one; for integers the step.
 
     Raises:
-      ValueError: if every series has one time, or if they do not have one step.
+      ValueError: if every series has only one time, or their steps differ.
 
     Example:
       >>> days = np.array(["2024-01-31", "2024-02-29", "2024-05-31", "2024-06-30"], "datetime64[s]")
@@ -114,7 +114,7 @@ def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Seque
     pd = require_pandas()
     same = np.diff(codes) == 0
     if not same.any():
-        raise ValueError("freq must be given where it cannot be told: every series has one row")
+        raise ValueError("freq is required because it cannot be inferred: every series has one row")
     series = codes[1:][same]
 
     def steps(values):
@@ -146,7 +146,7 @@ def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Seque
     if business.any() and weekends.any():
         first, second = labels[business.argmax()], labels[weekends.argmax()]
         raise ValueError(
-            f"freq must be given where it cannot be told: {first!r} has no weekends, {second!r} has some"
+            f"freq is required because it cannot be inferred: {first!r} has no weekends, {second!r} has some"
         )
     if business.any():
         return checked_freq(f"{_one(series, steps(working), labels, ' business days')}B")
@@ -157,7 +157,7 @@ def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Seque
 
 
 def _length(freq: Any) -> int | np.timedelta64 | None:
-    """How long every step is; None on the calendar, where days and months differ in length."""
+    """The length of every step; None on the calendar, where days and months differ in length."""
     if isinstance(freq, int):
         return freq
     pd = require_pandas()
@@ -181,7 +181,7 @@ def _times_at(starts: np.ndarray, steps: np.ndarray, offset: Any) -> np.ndarray:
 
 
 def _steps_on_chains(clock: np.ndarray, starts: np.ndarray, offset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """`steps_of` for an offset whose times depend on where it starts; all before the start are step -1."""
+    """`steps_of` for an offset whose times depend on the start; all times before it are step -1."""
     steps = np.full(len(clock), -1)
     fits = clock < starts
     for axis, rows in _chains(offset, starts, max(clock.max(), starts.max())):
@@ -193,10 +193,10 @@ def _steps_on_chains(clock: np.ndarray, starts: np.ndarray, offset: Any) -> tupl
 
 
 def _chains(offset: Any, starts: np.ndarray, end: np.datetime64) -> Iterator[tuple[Any, np.ndarray]]:
-    """The times that an offset leads to from the first start; from the first that is not among these; etc.
+    """The times that an offset gives from the first start; from the first start that is not among these; etc.
 
     Yields:
-      (times as far as `end`, bool [R]: the starts among them). Starts that the offset skips are in none.
+      (times until `end`, bool [R]: the starts among them). Starts that the offset skips are never among them.
     """
     left = np.unique(starts)
     while len(left):
@@ -208,12 +208,12 @@ def _chains(offset: Any, starts: np.ndarray, end: np.datetime64) -> Iterator[tup
 
 
 def _axis(offset: Any, start: np.datetime64, **end) -> Any:
-    """All days of an offset from the first on."""
+    """The times of an offset from `start` on."""
     return require_pandas().date_range(start, freq=offset, **end)
 
 
 def _months(step: int, months: np.ndarray, aliases: tuple[str, str, str]) -> str | int:
-    """The alias for so many months, in years or quarters if they are those of all series."""
+    """The alias for a number of months, as years or quarters if all series share their phase."""
     month, quarter, year = aliases
     for size, alias in ((12, year), (3, quarter)):
         phases = np.unique(months % size)
@@ -225,7 +225,7 @@ def _months(step: int, months: np.ndarray, aliases: tuple[str, str, str]) -> str
 
 
 def _most_common(series: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most common step of each series that has any, the smallest of several: (series, steps)."""
+    """The most common step of each series that has any, the smallest if tied: (series, steps)."""
     order = np.lexsort((steps, series))
     series, steps = series[order], steps[order]
     changes = (np.diff(series) != 0) | (steps[1:] != steps[:-1])
@@ -238,11 +238,11 @@ def _most_common(series: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _one(series: np.ndarray, steps: np.ndarray, labels: Sequence, unit: str) -> Any:
-    """The most common step, if it is that of every series."""
+    """The most common step, which must be that of every series."""
     series, steps = _most_common(series, steps)
     others = np.flatnonzero(steps != steps[0])
     if len(others):
         shown = require_pandas().Timedelta if steps.dtype.kind == "m" else int
         first, second = (f"{labels[series[at]]!r} has {shown(steps[at])}{unit}" for at in (0, others[0]))
-        raise ValueError(f"freq must be given where the most common steps differ: {first}, {second}")
+        raise ValueError(f"freq is required because the most common steps differ: {first}, {second}")
     return steps[0]

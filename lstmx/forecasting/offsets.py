@@ -1,7 +1,7 @@
-"""Frequencies as pandas knows them: what `freq=` may be, as it is kept, and as JSON.
+"""Frequencies as in pandas: the values `freq=` accepts, their normal form, and their JSON.
 
-A frequency is kept as its alias where the alias says all of it, and as the offset object where it carries
-more: a weekmask, holidays, business hours, or the parts of a `DateOffset`.
+The normal form of a frequency is its alias if the alias describes it fully, and otherwise the offset object,
+with its weekmask, holidays, business hours, or the parts of a `DateOffset`.
 """
 
 import datetime
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# The offsets that carry more than their alias says, and what makes them again.
+# The offsets that are not fully described by their alias.
 _CALENDARS = ("CustomBusinessDay", "CustomBusinessMonthBegin", "CustomBusinessMonthEnd")
 _HOURS = ("BusinessHour", "CustomBusinessHour")
 
@@ -21,7 +21,7 @@ def require_pandas() -> ModuleType:
     """Returns pandas.
 
     Raises:
-      ImportError: if it is not installed; says what installs it.
+      ImportError: if it is not installed, with the command that installs it.
     """
     try:
         import pandas
@@ -31,13 +31,13 @@ def require_pandas() -> ModuleType:
 
 
 def checked_freq(freq: Any) -> Any:
-    """Returns a frequency as it is kept: an integer, an alias that pandas spells in full, or an offset.
+    """Returns a frequency in normal form: an integer, an alias that pandas spells in full, or an offset.
 
     Args:
       freq: the step of integer times; or a pandas offset alias, a pandas offset or a duration.
 
     Raises:
-      ValueError: if it is none of these, is below 1, or is an offset that cannot be honoured.
+      ValueError: if it is none of these, is below 1, or is an offset that is not supported.
 
     Example:
       >>> checked_freq("W"), checked_freq("1h30min"), checked_freq(2)
@@ -83,10 +83,10 @@ def checked_freq(freq: Any) -> Any:
 
 
 def freq_to_json(freq: Any) -> Any:
-    """A frequency, as of `checked_freq`, in types of JSON; the inverse of `freq_from_json`.
+    """A frequency from `checked_freq` in types of JSON; the inverse of `freq_from_json`.
 
     Raises:
-      ValueError: if a part of a `DateOffset` is no number.
+      ValueError: if a part of a `DateOffset` is not a number.
 
     Example:
       >>> import pandas as pd
@@ -100,9 +100,7 @@ def freq_to_json(freq: Any) -> Any:
     if kind == "DateOffset":
         parts = freq.kwds
         if not all(isinstance(value, (int, float)) for value in parts.values()):
-            raise ValueError(
-                f"freq cannot be written: only numbers can be parts of a DateOffset, got {freq!r}"
-            )
+            raise ValueError(f"freq cannot be saved: the parts of a DateOffset must be numbers, got {freq!r}")
         return described | {"parts": dict(parts)}
     if kind in _HOURS:
         described |= {name: [f"{time:%H:%M}" for time in getattr(freq, name)] for name in ("start", "end")}
@@ -114,10 +112,10 @@ def freq_to_json(freq: Any) -> Any:
 
 
 def freq_from_json(described: Any) -> Any:
-    """A frequency of `freq_to_json`.
+    """The frequency that `freq_to_json` described.
 
     Raises:
-      ValueError: if it is none.
+      ValueError: if it is not a frequency.
 
     Example:
       >>> freq_from_json("W-SUN"), freq_from_json({"offset": "DateOffset", "n": 2, "parts": {"months": 1}})
@@ -128,15 +126,15 @@ def freq_from_json(described: Any) -> Any:
     options = dict(described)
     kind = options.pop("offset", None)
     if kind not in (*_CALENDARS, *_HOURS, "DateOffset"):
-        raise ValueError(f"there is no frequency of offset {kind!r}")
+        raise ValueError(f"freq has the unknown offset {kind!r}")
     options |= options.pop("parts", {})
     return checked_freq(getattr(require_pandas().offsets, kind)(**options))
 
 
 def keeps_days(offset: Any) -> bool:
-    """Whether an offset leads from day to day on one calendar, the time of the day staying as it is.
+    """Whether an offset leads from day to day of one calendar and keeps the time of day.
 
-    Business hours do not, and what a `DateOffset` gives depends on where it starts.
+    Business hours do not, and the times of a `DateOffset` depend on the start.
     """
     return type(offset).__name__ not in (*_HOURS, "DateOffset")
 

@@ -1,4 +1,4 @@
-"""Scales for networks: covariates of mean 0 and deviation 1 over what is trained on; logarithms; counts."""
+"""Scales for networks: covariates of mean 0 and deviation 1 over the training steps; logarithms; counts."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ _KINDS = ("historic", "future", "static")
 
 
 class Scales(NamedTuple):
-    """What is subtracted from covariates and what they are divided by, float64 [F], by their kind."""
+    """Means and deviations of covariates, float64 [F], by kind: historic, future, static."""
 
     mean: Mapping[str, np.ndarray]
     deviation: Mapping[str, np.ndarray]
@@ -30,20 +30,20 @@ class Scales(NamedTuple):
           [-1.0, 1.0, 7.0]
         """
         steps = np.arange(panel.starts[-1]) - np.repeat(panel.starts[:-1], panel.lengths)
-        seen = steps < np.repeat(stops, panel.lengths)
+        training = steps < np.repeat(stops, panel.lengths)
         mean: dict[str, np.ndarray] = {}
         deviation: dict[str, np.ndarray] = {}
         for kind in _KINDS:
-            values = panel.static if kind == "static" else getattr(panel, kind)[seen]
+            values = panel.static if kind == "static" else getattr(panel, kind)[training]
             known = ~np.isnan(values)
             count = np.maximum(known.sum(axis=0), 1)
             mean[kind] = np.sum(values, axis=0, where=known) / count
-            found = np.sqrt(np.sum((values - mean[kind]) ** 2, axis=0, where=known) / count)
-            deviation[kind] = np.where(found > 1e-9 * np.abs(mean[kind]), found, 1)
+            spread = np.sqrt(np.sum((values - mean[kind]) ** 2, axis=0, where=known) / count)
+            deviation[kind] = np.where(spread > 1e-9 * np.abs(mean[kind]), spread, 1)
         return cls(mean, deviation)
 
     def applied(self, panel: Panel) -> Panel:
-        """The panel with its covariates on the scale."""
+        """The panel with scaled covariates."""
         scaled = {kind: (getattr(panel, kind) - self.mean[kind]) / self.deviation[kind] for kind in _KINDS}
         return dataclasses.replace(panel, **scaled)
 
@@ -90,7 +90,7 @@ def require_counts(panel: Panel, ids: Sequence, time_of: TimeOf | None = None) -
 
 
 def _refuse(wrong: np.ndarray, rule: str, panel: Panel, ids: Sequence, time_of: TimeOf | None) -> None:
-    """Raises ValueError with the first of some targets, if there are any."""
+    """Raises ValueError with the first of the wrong targets, if there are any."""
     rows, columns = np.nonzero(wrong)
     if not len(rows):
         return

@@ -145,8 +145,8 @@ def test_series_together_stand_side_by_side():
     np.testing.assert_array_equal(found.future, future[:4])
     for other, message in (
         (Panel(np.array([0, 3, 8]), targets), "equally long, got 3 and 5"),
-        (Panel(np.array([0, 4, 8]), targets, future=np.arange(8.0)[:, None]), "share what is known ahead"),
-        (Panel(np.array([0, 4, 8]), targets, static=np.ones((2, 1))), "have no static features"),
+        (Panel(np.array([0, 4, 8]), targets, future=np.arange(8.0)[:, None]), "share future covariates"),
+        (Panel(np.array([0, 4, 8]), targets, static=np.ones((2, 1))), "have no static ones"),
     ):
         with pytest.raises(ValueError, match=message):
             other.together()

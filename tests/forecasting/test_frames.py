@@ -160,7 +160,7 @@ STATIC = pd.DataFrame({"unique_id": ["b", "a"], "size": [2, 1], "kind": ["u", "v
             example(y=[0, 1, 2, np.inf, 4, 5]),
             r"y must not be infinite, got inf in series 'b' at 2024-01-02 \(row 3\)",
         ),
-        (example(y=[0, NAN] * 3), "y must not be NaN throughout a series, got so for 'b'"),
+        (example(y=[0, NAN] * 3), "y must not be NaN in all rows of a series, but is in series 'b'"),
         (
             example(x=[0, 1, 2, "no", 4, 5]),
             r"x must hold numbers, got 'no' in series 'b' at 2024-01-02 \(row 3\)",
@@ -174,7 +174,7 @@ STATIC = pd.DataFrame({"unique_id": ["b", "a"], "size": [2, 1], "kind": ["u", "v
         ),
         (example(ds=["now"] * 6), r"got 'now' in series 'a' \(row 0\)"),
         (example(ds=["01/02/2024"] * 6), "got '01/02/2024' in series 'a'"),
-        (example(ds=["2024-01-01", None] * 3), r"ds must not be missing, got so in series 'b' \(row 1\)"),
+        (example(ds=["2024-01-01", None] * 3), r"ds must not be missing, but is in series 'b' \(row 1\)"),
         (example(ds=[2020.5] * 6), "ds must hold dates.*, got 2020.5 in .*, a column of float64"),
         (example(ds=["2024-01-01", 5] * 3), r"got 5 in series 'b' \(row 1\)"),
         (
@@ -182,15 +182,15 @@ STATIC = pd.DataFrame({"unique_id": ["b", "a"], "size": [2, 1], "kind": ["u", "v
             r"one time zone or none .*, got .*\+01:00 and .*\+02:00 in series 'a' \(row 4\)",
         ),
         (example(ds=AWARE), r"one time zone or none .*, got .*\+01:00 and .*\+00:00 in series 'a' \(row 4\)"),
-        (example(unique_id=["a", None] * 3), "unique_id must not be missing, got so in row 1"),
+        (example(unique_id=["a", None] * 3), "unique_id must not be missing, but is in row 1"),
         (example(unique_id=["a", 7] * 3), "unique_id must be all strings or all integers, got 7 in row 1"),
         (
             example(unique_id=[1.0, 2.0] * 3),
             "unique_id must be all strings or all integers, got 1.0 in row 0",
         ),
         (example().drop(columns="y"), r"df must have a column 'y', got \['unique_id', 'ds', 'x'\]"),
-        (example().rename(columns={"unique_id": "Unique_ID"}), "do you mean 'Unique_ID'"),
-        (example().set_index("unique_id"), "do you mean the index"),
+        (example().rename(columns={"unique_id": "Unique_ID"}), "did you mean 'Unique_ID'"),
+        (example().set_index("unique_id"), "did you mean the index"),
         (example()[:0], "df must have rows, got none"),
         (pd.concat([example(), example()[["y"]]], axis=1), "df must have one column 'y'"),
         (
@@ -208,9 +208,9 @@ def test_bad_frames_are_refused(df, message):
     ("options", "message"),
     [
         ({"gaps": "drop"}, "gaps must be 'fill' or 'refuse', got 'drop'"),
-        ({"futr_exog": "x"}, "covariates must be a list of names, got the string 'x'"),
-        ({"futr_exog": ["x"], "hist_exog": ["x"]}, "one column 'x' for one purpose"),
-        ({"target_col": "ds"}, "one column 'ds' for one purpose"),
+        ({"futr_exog": "x"}, "stat_exog must be lists of names, got the string 'x'"),
+        ({"futr_exog": ["x"], "hist_exog": ["x"]}, "one column 'x', used for one purpose"),
+        ({"target_col": "ds"}, "one column 'ds', used for one purpose"),
         ({"static_df": STATIC}, "static_df and stat_exog, .*, must be given together"),
         ({"stat_exog": ["size"]}, "static_df and stat_exog, .*, must be given together"),
         ({"static_df": STATIC[:1], "stat_exog": ["size"]}, "must have a row for series 'a'; 1 are missing"),
@@ -438,7 +438,7 @@ def test_polars_has_covariates_and_errors_too():
     bad = df.with_columns(y=pl.Series(["1", "n/a", None, "4", "5", "6"]))
     with pytest.raises(ValueError, match=r"y must hold numbers, got '1' in series 2 at 2024-01-01 \(row 0\)"):
         read_frame(bad)
-    with pytest.raises(ValueError, match=r"ds must not be missing, got so in series 2 \(row 0\)"):
+    with pytest.raises(ValueError, match=r"ds must not be missing, but is in series 2 \(row 0\)"):
         read_frame(df.with_columns(ds=None))
     with pytest.raises(TypeError, match="df must be a pandas or polars DataFrame, got LazyFrame"):
         read_frame(df.lazy())

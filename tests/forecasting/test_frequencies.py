@@ -50,7 +50,7 @@ def test_the_frequency_is_told(df, freq):
 @pytest.mark.parametrize(
     ("df", "message"),
     [
-        (frame(["2024-01-01"]), "freq must be given where it cannot be told: every series has one row"),
+        (frame(["2024-01-01"]), "freq is required because it cannot be inferred: every series has one row"),
         (
             several(dates("2024-01-01", 9, "h"), dates("2024-01-01", 9, "2h")),
             "most common steps differ: 'a' has 0 days 01:00:00, 'b' has 0 days 02:00:00",

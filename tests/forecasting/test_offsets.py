@@ -131,7 +131,7 @@ def test_what_cannot_be_written_is_refused():
     from dateutil.relativedelta import FR
 
     freq = checked_freq(offsets.DateOffset(weeks=1, weekday=FR))
-    with pytest.raises(ValueError, match="only numbers can be parts of a DateOffset"):
+    with pytest.raises(ValueError, match="the parts of a DateOffset must be numbers"):
         freq_to_json(freq)
     with pytest.raises(ValueError, match="no frequency of offset 'Nonsense'"):
         freq_from_json({"offset": "Nonsense", "n": 1})
