@@ -133,7 +133,7 @@ def test_what_cannot_be_written_is_refused():
     freq = checked_freq(offsets.DateOffset(weeks=1, weekday=FR))
     with pytest.raises(ValueError, match="the parts of a DateOffset must be numbers"):
         freq_to_json(freq)
-    with pytest.raises(ValueError, match="no frequency of offset 'Nonsense'"):
+    with pytest.raises(ValueError, match="freq has the unknown offset 'Nonsense'"):
         freq_from_json({"offset": "Nonsense", "n": 1})
 
 
