@@ -12,7 +12,7 @@ from lstmx.data import SeriesWindows, Windows
 from lstmx.forecasting.task import ForecastTask
 from lstmx.models import Point
 
-# With at least so many windows each step of the horizon has its own errors; with fewer, the steps share them.
+# With at least this many windows, each step of the horizon has its own errors; with fewer, they share errors.
 _ENOUGH = 100
 
 

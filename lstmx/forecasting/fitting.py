@@ -69,7 +69,7 @@ def fit_series(
       names: arguments of `read_frame` for further frames, without categories.
       val_size: steps before the stops that choose the parameters; 0 for the last parameters.
       calibration_windows: windows before the stops whose errors calibrate intervals; 0 for none.
-      start: whose parameters and scales to start from; None to start anew.
+      start: the fitted forecaster whose parameters and scales to start from; None to start from scratch.
 
     Raises:
       ValueError: if there is no window to train on, or to calibrate by.

@@ -140,8 +140,8 @@ class LSTMForecaster:
         If it raises, or is interrupted by Ctrl-C, the forecaster remains as it was before.
 
         Args:
-          df: a pandas or polars DataFrame with the columns of ids, times and targets, and those of exogenous
-            variables; see `lstmx.forecasting.read_frame`.
+          df: a pandas or polars DataFrame with columns for ids, times, targets and the exogenous variables;
+            see `lstmx.forecasting.read_frame`.
           static_df: a DataFrame with the static features, one row per series.
           val_size: number of steps at the end of each series to hold out for validation: the parameters with
             the lowest loss on them are kept. At least `h`, or 0 to train on all steps and keep the last
@@ -313,8 +313,8 @@ class LSTMForecaster:
         for at in range(n_windows if refit else 1):
             start = fitted if warm_start else None
             fitted = fit_series(recipe, series, cutoffs[:, at], names, start=start, **options)
-            these = cutoffs[:, at : at + 1] if refit else cutoffs
-            windows = np.repeat(np.arange(count), these.shape[1]), these.ravel()
+            ahead = cutoffs[:, at : at + 1] if refit else cutoffs
+            windows = np.repeat(np.arange(count), ahead.shape[1]), ahead.ravel()
             for name, values in self._columns(fitted, series, windows, levels).items():
                 columns.setdefault(name, []).append(values.reshape(count, -1, recipe.h))
         columns = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
@@ -407,7 +407,7 @@ def _read(recipe: Recipe, df, static_df, freq, names, categories=None) -> FrameP
 
 
 def _require_known(series: FramePanel, fitted: Fitted) -> None:
-    """Raises ValueError if each series has an embedding, and these are not the fitted series."""
+    """Raises ValueError if series have embeddings and are not those of the fit."""
     if not fitted.recipe.know_series or series.ids == fitted.ids:
         return
     new = [label for label in series.ids if label not in {*fitted.ids}]

@@ -63,17 +63,17 @@ def write(folder: Path, described: Mapping[str, Any], params: Any, series: Frame
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {_WEIGHTS: _write_arrays(folder, _WEIGHTS, by_path(params))}
-    kept = None
+    attributes = None
     if series is not None:
         arrays = {name: getattr(series.panel, name) for name in _ARRAYS}
         files[_SERIES] = _write_arrays(folder, _SERIES, {"begin": series.starts, **arrays})
         zone = None if series.zone is None else str(series.zone)
-        kept = {name: getattr(series, name) for name in _PLAIN} | {"zone": zone}
-        kept["freq"] = freq_to_json(series.freq)
-        kept["kind"] = kind_of(series.like, "df")
+        attributes = {name: getattr(series, name) for name in _PLAIN} | {"zone": zone}
+        attributes["freq"] = freq_to_json(series.freq)
+        attributes["kind"] = kind_of(series.like, "df")
     about = {"format": _FORMAT, "lstmx": lstmx.__version__, "sha256": _BLANK, "files": files}
     described = {**described, "freq": freq_to_json(described["freq"])}
-    text = json.dumps({**about, **described, "series": kept}, indent=2)
+    text = json.dumps({**about, **described, "series": attributes}, indent=2)
     write_atomically(folder / _DESCRIBED, text.replace(_BLANK, _sha256(text.encode()), 1))
     # Files of the forecaster before this one, and of saves that were interrupted.
     current = {_DESCRIBED, *(file["name"] for file in files.values())}
@@ -116,12 +116,12 @@ def read(folder: Path) -> Saved:
             raise KeyError("sha256")
         else:
             files = described["files"]
-        kept = described.get("series")
+        attributes = described.get("series")
         described["freq"] = freq_from_json(described["freq"])
-        parts = [files[name] for name in (_WEIGHTS, *((_SERIES,) if kept is not None else ()))]
+        parts = [files[name] for name in (_WEIGHTS, *((_SERIES,) if attributes is not None else ()))]
     weights, *arrays = (_read_arrays(folder, part) for part in parts)
     with damage_of(folder):
-        return Saved(described, weights, _series(arrays[0], kept) if arrays else None)
+        return Saved(described, weights, _series(arrays[0], attributes) if arrays else None)
 
 
 @contextlib.contextmanager
@@ -169,20 +169,26 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _series(arrays: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> FramePanel:
+def _series(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> FramePanel:
     panel, begin = Panel(*(arrays[name] for name in _ARRAYS)), arrays["begin"]
     zone = None
-    if kept["zone"] is not None:
-        zone = require_pandas().DatetimeTZDtype(tz=kept["zone"]).tz
-    names = {name: tuple(kept[name]) for name in ("ids", "columns", "historic", "future", "static")}
-    categories = {name: tuple(values) for name, values in kept["categories"].items()}
+    if attributes["zone"] is not None:
+        zone = require_pandas().DatetimeTZDtype(tz=attributes["zone"]).tz
+    names = {name: tuple(attributes[name]) for name in ("ids", "columns", "historic", "future", "static")}
+    categories = {name: tuple(values) for name, values in attributes["categories"].items()}
     series = FramePanel(
-        panel=panel, starts=begin, zone=zone, freq=freq_from_json(kept["freq"]), filled=kept["filled"],
-        categories=categories, like=None, **names,
-    )  # fmt: skip
+        panel=panel,
+        starts=begin,
+        zone=zone,
+        freq=freq_from_json(attributes["freq"]),
+        filled=attributes["filled"],
+        categories=categories,
+        like=None,
+        **names,
+    )
     id_col, time_col, _ = series.columns
     first = times_of(series, 0, np.array([0]))
-    like = frame_of(kept["kind"], (id_col, [series.ids[0]]), {time_col: first}, {}, (None, None))
+    like = frame_of(attributes["kind"], (id_col, [series.ids[0]]), {time_col: first}, {}, (None, None))
     return FramePanel(**{**vars(series), "like": like.head(0)})
 
 

@@ -74,8 +74,8 @@ class FolderStore:
     def advice(self) -> str:
         """Names the last checkpoint."""
         saved = saved_steps(self.run.folder)
-        kept = f"the last checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        return f"\nnothing of it was saved; {kept}. The same run would meet the same numbers again"
+        last = f"the last checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
+        return f"\nnothing of it was saved; {last}. The same run would meet the same numbers again"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The forecaster of data frames: its forecasts against the task beneath, and what users ask of it."""
+"""The forecaster of data frames: its forecasts against its task, and what users ask of it."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def test_predictions_are_those_of_the_model(fitted):
     assert (found["lstmx_ql0.3"] <= found["lstmx"]).all()
     assert (found["lstmx"] <= found["lstmx-hi-80"]).all()
 
-    # The same by hand: covariates on the scale of what was trained on, windows at the ends.
+    # The same computed directly: covariates on the scale of the training data, windows at the ends.
     price = np.concatenate([df.loc[df["unique_id"] == label, "price"] for label in "ab"])
     whole = pd.concat([df, futr_df.assign(y=np.nan)]).sort_values(["unique_id", "ds"])
     whole["price"] = (whole["price"] - price.mean()) / price.std()
@@ -38,9 +38,9 @@ def test_predictions_are_those_of_the_model(fitted):
     of = fitted._fitted
     model = task_of(of.recipe, SeriesWindows(of.series.panel, 12, 5), {}, 2).model(of.params)
     inputs = {"future": batch["future"], "static": static}
-    said = jax.jit(lambda: model(batch["history"], batch["history_exists"], **inputs))()
-    np.testing.assert_allclose(found["lstmx"], np.ravel(model.head.mean(said)), rtol=1e-4)
-    tenth = model.head.quantiles(said, [0.1])
+    distribution = jax.jit(lambda: model(batch["history"], batch["history_exists"], **inputs))()
+    np.testing.assert_allclose(found["lstmx"], np.ravel(model.head.mean(distribution)), rtol=1e-4)
+    tenth = model.head.quantiles(distribution, [0.1])
     np.testing.assert_allclose(found["lstmx-lo-80"], np.ravel(tenth), rtol=1e-4)
 
 
@@ -53,7 +53,7 @@ def test_what_is_known_ahead_is_read(fitted):
         fitted.predict()
 
 
-def test_saved_and_loaded_it_says_the_same(fitted, tmp_path):
+def test_saved_and_loaded_it_forecasts_the_same(fitted, tmp_path):
     fitted.save(tmp_path / "kept")
     loaded = LSTMForecaster.load(tmp_path / "kept")
     df, futr_df = frame(), ahead(frame(), 5)
