@@ -167,7 +167,7 @@ def test_logarithms_are_those_of_the_frame(tmp_path):
     np.testing.assert_allclose(found[columns], np.exp(expected[columns]), rtol=1e-5)
     forecaster.save(tmp_path)
     pd.testing.assert_frame_equal(LSTMForecaster.load(tmp_path).predict(df, level=[80]), found)
-    with pytest.raises(ValueError, match="got -3 in step 1 of series 'a', and 0 more"):
+    with pytest.raises(ValueError, match=r"got -3 in step 1 \(2024-01-02\) of series 'a'"):
         forecaster.fit(df.assign(y=np.where(df.index == 1, -3, df["y"])))
 
 
