@@ -15,7 +15,7 @@ from lstmx import convert, models, regularizers
 os.environ["KERAS_BACKEND"] = "jax"  # what Keras is imported with, if this test is the first to import it
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("cells.md", "models.md", "migrating.md", "features.md", "forecasting.md")
+FILES = ("cells.md", "models.md", "training.md", "data.md", "migrating.md", "features.md", "forecasting.md")
 TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in FILES}
 OTHER_SYSTEMS = {"haiku", "keras", "onnx", "onnxruntime", "torch"}
 
@@ -73,7 +73,8 @@ SECTIONS = [
 # Keras itself calls NumPy in a way that NumPy 2 warns of.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("name", "title"), SECTIONS)
-def test_snippets_run(name, title):
+def test_snippets_run(name, title, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where they write their runs
     snippets = snippets_of(TEXTS[name])[title]
     for package in systems_of(snippets):
         pytest.importorskip(package, reason=f"the snippet needs {package}")
