@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lstmx import axes
-from lstmx.cells.base import Cell, Network, PyTree, described
+from lstmx.cells.base import Cell, PyTree, described
+from lstmx.cells.capabilities import Network
 from lstmx.scan import scan
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from lstmx.cells import base
-from lstmx.cells.base import Cell, Network, Params, PyTree, State, output_size
-from lstmx.cells.lstm import LSTMState
-from lstmx.implementations import choice, cudnn
+from lstmx.cells.base import Cell, Params, PyTree, State, output_size
+from lstmx.cells.capabilities import IsStochastic, Network, has
+from lstmx.implementations import choice
 from lstmx.scan import scan, step
 
 Connections = Literal["plain", "residual", "dense"]
@@ -194,7 +194,7 @@ class Stack:
             raise ValueError(f"dropout_rate must lie in [0, 1), got {self.dropout_rate}")
         if self.connections not in ("plain", "residual", "dense"):
             raise ValueError(f'connections must be "plain", "residual" or "dense", got {self.connections!r}')
-        if any(getattr(layer, "merge", "") is None for layer in self.layers):
+        if any(isinstance(layer, Bidirectional) and layer.merge is None for layer in self.layers):
             raise ValueError("a Bidirectional with merge=None gives two outputs: it cannot be a layer")
         sizes = list(map(output_size, self.layers))
         if self.connections == "residual" and len(set(sizes)) > 1:
@@ -255,7 +255,7 @@ class Stack:
         def run(k, layer, p, state, inputs):
             layer_key = None if key is None else jax.random.fold_in(key, 2 * k)
             if key is not None and k > 0:
-                inputs = _dropout(jax.random.fold_in(key, 2 * k - 1), inputs, self.dropout_rate)
+                inputs = base.dropout(jax.random.fold_in(key, 2 * k - 1), inputs, self.dropout_rate)
             return scan(layer, p, inputs, state, key=layer_key, **options)
 
         return self._through_layers(run, params, initial_state, xs)
@@ -319,7 +319,7 @@ def start(network: Cell | Network, params: PyTree, batch_shape: tuple[int, ...] 
       >>> lstmx.networks.start(cell, cell.init(jax.random.key(0), 3), (2,)).shape
       (2, 4)
     """
-    if hasattr(network, "start"):
+    if has(network, Network):
         return network.start(params, batch_shape)
     return base.start(cast(Cell, network), params, batch_shape)
 
@@ -332,7 +332,7 @@ def is_stochastic(network: Cell | Network) -> bool:
       >>> is_stochastic(lstmx.LSTM(4)), is_stochastic(lstmx.Stack((lstmx.LSTM(4),), dropout_rate=0.1))
       (False, True)
     """
-    return getattr(network, "is_stochastic", False)
+    return has(network, IsStochastic) and network.is_stochastic
 
 
 def entries(network: Bidirectional | Stack, name: str, tree: PyTree) -> tuple:
@@ -370,30 +370,32 @@ def _in_one_call(
     network, params, xs, initial_state, key, *, implementation=None, lengths=None, reverse=False, remat=None,
     unroll=1, **others,
 ):  # fmt: skip
-    """`scan` by one call of cuDNN; None where layers must be run one by one (which may still be refused)."""
-    cells = _cells_by_layer(network)
-    if cells is None or implementation not in (None, "cudnn") or (key is not None and network.is_stochastic):
+    """`scan` by an implementation that runs all layers in one call; None if they must be run one by one.
+
+    Running them one by one may still be refused, with the reason.
+    """
+    layers = _cells_by_layer(network)
+    if layers is None or (key is not None and network.is_stochastic):
         return None
     if any(value is not None and value is not False for value in others.values()):
         return None
     xs = jnp.asarray(xs)
-    whole = base.resolved(cudnn.Layers(cells, getattr(cells[0][0], "dtype", None)), params, xs)
-    job = choice.Job(whole, xs, remat, choice.platform())
-    if cudnn.refusal(job) is not None or choice.choose(job, implementation) != "cudnn":
-        return None
-    own, states = _per_cell(network, params), _per_cell(network, initial_state)
-    if not len(own) == len(states) == len(whole.all_cells):
-        return None
-    batch, found = xs.shape[1:-1], zip(whole.all_cells, own, states, strict=True)
-    leaves = [jax.tree.leaves(start(cell, p, batch) if state is None else state) for cell, p, state in found]
-    shape = (*batch, whole.all_cells[0].hidden_size)
-    if any(list(map(jnp.shape, pair)) != [shape, shape] for pair in leaves):
-        return None
-    state = LSTMState(*map(jnp.stack, zip(*leaves, strict=True)))
-    options = {"lengths": lengths, "reverse": reverse, "remat": remat, "unroll": unroll}
-    final, ys = scan(whole, Params(tuple(own), ()), xs, state, implementation="cudnn", **options)
-    leaves = [leaf for of_cell in zip(*final, strict=True) for leaf in of_cell]
-    return jax.tree.unflatten(jax.tree.structure(network.initial_state()), leaves), ys
+    for name, whole in choice.in_one_call(layers, implementation):
+        whole = base.resolved(whole, params, xs)
+        if choice.refusal(choice.Job(whole, xs, remat, choice.platform()), name) is not None:
+            continue
+        own, states = _per_cell(network, params), _per_cell(network, initial_state)
+        if not len(own) == len(states) == len(whole.all_cells):
+            continue
+        batch, cells = xs.shape[1:-1], zip(whole.all_cells, own, states, strict=True)
+        state = whole.joined([start(cell, p, batch) if s is None else s for cell, p, s in cells], batch)
+        if state is None:
+            continue
+        options = {"lengths": lengths, "reverse": reverse, "remat": remat, "unroll": unroll}
+        final, ys = scan(whole, Params(tuple(own), ()), xs, state, implementation=name, **options)
+        leaves = jax.tree.leaves(whole.parted(final))
+        return jax.tree.unflatten(jax.tree.structure(network.initial_state()), leaves), ys
+    return None
 
 
 def _cells_by_layer(network) -> tuple | None:
@@ -410,20 +412,13 @@ def _cells_by_layer(network) -> tuple | None:
 
 def _per_cell(network, entries: PyTree) -> list:
     """Parameters or states, None where there is none, of the cells in the order of their layers."""
-    parts = getattr(network, "parts", None)
-    if parts is None:
+    if not has(network, Network):
         return [entries]
+    parts = network.parts
     entries = (None,) * len(parts) if entries is None else entries
     # What is missing, or one too many, is reported by who runs the layers one by one.
     pairs = zip(parts, entries, strict=False)
     return [one for part, entry in pairs for one in _per_cell(part, entry)] + list(entries[len(parts) :])
-
-
-def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    if rate == 0:
-        return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x / (1 - rate), 0)
 
 
 def _turned(resets: jax.Array, lengths, mask, reverse: bool) -> jax.Array:

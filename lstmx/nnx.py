@@ -27,7 +27,8 @@ from flax import nnx
 from lstmx import cells, networks
 from lstmx.batch_major import batch_major_scan, require_layers_between
 from lstmx.cells import initializers
-from lstmx.cells.base import Network, PyTree
+from lstmx.cells.base import PyTree
+from lstmx.cells.capabilities import Network
 from lstmx.cells.initializers import Initializer
 from lstmx.nested import Layout, as_carry, layout_of, nest, require_params, unnest
 from lstmx.scan import Implementation, step

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from lstmx.cells import base
 from lstmx.cells.base import Cell, Noise, Params, PyTree, State
+from lstmx.cells.capabilities import HasCandidate, IsLinear, MasksByGate, Network, has
 from lstmx.scan import scan, step
 
 RATES = (
@@ -81,7 +82,7 @@ class Regularized:
     weight_drop_rows: bool = False
 
     def __post_init__(self):
-        if hasattr(self.cell, "scan"):
+        if has(self.cell, Network):
             raise TypeError(
                 f"Regularized wraps a cell, got {type(self.cell).__name__}; wrap the cells inside of it"
             )
@@ -275,9 +276,7 @@ def locked_dropout(key: jax.Array, xs: jax.Array, rate: float) -> jax.Array:
     if rate == 0:
         return xs
     dtype = xs.dtype if jnp.issubdtype(xs.dtype, jnp.floating) else jnp.float32
-    # A choice, not a product: what is dropped may be anything, an infinity in the padding included.
-    kept = jax.random.bernoulli(key, 1 - rate, xs.shape[1:])
-    return jnp.where(kept, xs.astype(dtype) / (1 - rate), 0).astype(dtype)
+    return base.dropout(key, xs.astype(dtype), rate, xs.shape[1:])
 
 
 def embedding_dropout(key: jax.Array, table: jax.Array, rate: float) -> jax.Array:
@@ -384,9 +383,9 @@ def _refuse_what_has_no_place(options: Regularized) -> None:
             f"cell_zoneout={options.cell_zoneout} needs a cell c that stands for itself; the state of {kind} "
             f"is {', '.join(fields)}"
         )
-    if options.update_dropout > 0 and not getattr(cell, "has_candidate", False):
+    if options.update_dropout > 0 and not (has(cell, HasCandidate) and cell.has_candidate):
         raise ValueError(f"update_dropout={options.update_dropout}: {kind} has no candidate to drop")
-    if options.per_gate and getattr(cell, "num_gates_masked", None) is None:
+    if options.per_gate and not (has(cell, MasksByGate) and cell.num_gates_masked):
         raise ValueError(f"per_gate=True: the gates of this {kind} cannot each read an h of their own")
-    if options.recurrent_dropout > 0 and hasattr(cell, "coefficients"):
+    if options.recurrent_dropout > 0 and has(cell, IsLinear):
         raise ValueError(f"recurrent_dropout={options.recurrent_dropout}: {kind} has no recurrent map")

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from lstmx import axes
 from lstmx.cells import base
-from lstmx.cells.base import Cell, Network, PyTree, State, resolved, start
+from lstmx.cells.base import Cell, PyTree, State, resolved, start
+from lstmx.cells.capabilities import DrawsNoise, HasGates, Network, has
 from lstmx.implementations import choice, chunks, reference
 from lstmx.implementations.reference import Sequence
 
@@ -96,7 +97,7 @@ def scan(
       ((5, 2, 4), 0.0)
     """
     _require_array("scan", "xs", xs)
-    if hasattr(cell, "scan"):  # a network scans itself, by calls of this function
+    if has(cell, Network):  # a network scans itself, by calls of this function
         return cell.scan(
             params,
             xs,
@@ -118,7 +119,7 @@ def scan(
         remat = int(cast(int, remat))
     if return_states not in (False, True, "gates"):
         raise ValueError(f'return_states must be False, True or "gates", got {return_states!r}')
-    if return_states == "gates" and not hasattr(cell, "gates"):
+    if return_states == "gates" and not has(cell, HasGates):
         raise ValueError(f'return_states="gates": {type(cell).__name__} has no gates')
     if not base.is_integer(unroll) or unroll < 1:
         raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
@@ -194,7 +195,7 @@ def step(
       (2, 4)
     """
     _require_array("step", "x", x)
-    if hasattr(cell, "step"):
+    if has(cell, Network):
         return cell.step(params, state, x, resets=resets, implementation=implementation)
     x = jnp.asarray(x)
     base.require_params_type(cell, params)
@@ -243,7 +244,7 @@ def which_implementation(
       >>> lstmx.which_implementation(lstmx.MinGRU(8))
       'associative'
     """
-    if hasattr(cell, "parts"):
+    if has(cell, Network):
         names = tuple(
             which_implementation(p, implementation, xs=xs, remat=remat, options=options) for p in cell.parts
         )
@@ -268,7 +269,7 @@ def _scan(cell, params, state, sequence, key, *, implementation, reverse, remat,
         # Nothing in the padding, not even NaN, may reach values or gradients.
         xs = _zero_unless(keep, xs)
         resets = None if resets is None else resets & keep
-    noise = cell.noise(key, xs.shape[0], batch) if hasattr(cell, "noise") and key is not None else None
+    noise = cell.noise(key, xs.shape[0], batch) if key is not None and has(cell, DrawsNoise) else None
     locked, stepwise = (None, None) if noise is None else noise
     sequence = Sequence(xs, keep, resets, stepwise)
     fresh = start(cell, params, batch)

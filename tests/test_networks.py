@@ -110,8 +110,12 @@ class Echo:
     """A network that returns its input, to see what a Stack feeds it."""
 
     output_size = 8
+    parts = ()
 
     def init(self, key, input_size):
+        return ()
+
+    def start(self, params, batch_shape=()):
         return ()
 
     def initial_state(self, batch_shape=()):
@@ -119,6 +123,9 @@ class Echo:
 
     def scan(self, params, xs, initial_state=None, **options):
         return (), xs
+
+    def step(self, params, state, x, **options):
+        return (), x
 
 
 def dropped(layers, rate, key=None, xs=None):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from lstmx.cells import initializers
+from lstmx.cells.capabilities import HasOutputSize, LearnsInitialState, Network, SetsOwnDtype, has
 
 PyTree = Any
 State = PyTree
@@ -55,17 +56,8 @@ class Cell(Protocol):
     The drivers give `dtype` a value before they call the maps, so that the maps can rely on it.
     `num_feature_axes` says how many trailing axes of an input belong to one element of the batch.
 
-    What a cell may have besides, each for one thing that not every cell can do:
-
-        output_size                        of an output, where it is not hidden_size
-        learn_initial_state                whether `init` fills `Params.initial` (`initial_params`)
-        gates(params, state, z, r)         the gates of a step by name, for `return_states="gates"`
-        has_candidate                      `update` takes a `candidate_mask`, for update dropout
-        num_gates_masked, recurrent_map_by_gate(params, ys)      for a recurrent mask of each gate
-        coefficients(params, z)            of a cell that is linear in its state (`associative`)
-        with_dtype(dtype)                  of a wrapper: the same, its cell computing in `dtype`
-        noise(key, steps, batch_shape)     of a wrapper: what it draws; both `recurrent_map` and `update` then
-                                           take it as a last argument (`lstmx.Regularized`)
+    What else a cell may offer, such as gates by name or a learned initial state, is described by the
+    protocols of `lstmx.cells.capabilities`.
     """
 
     # Properties, so that the fields of a frozen dataclass satisfy the protocol.
@@ -105,37 +97,6 @@ class Cell(Protocol):
 
     def output(self, state: State) -> jax.Array:
         """`y`, a linear function of the state, in the compute type."""
-
-
-class Network(Protocol):
-    """The protocol of what is made of cells: `lstmx.Stack`, `lstmx.Bidirectional` and `lstmx.Regularized`."""
-
-    @property
-    def num_feature_axes(self) -> int:
-        """The number of feature axes of an input."""
-
-    @property
-    def dtype(self) -> DTypeLike | None:
-        """The compute type."""
-
-    @property
-    def parts(self) -> tuple[Any, ...]:
-        """The cells and networks that it is made of."""
-
-    @property
-    def scan(self) -> Callable[..., Any]:
-        """See `lstmx.scan`; the first argument is `params`."""
-
-    @property
-    def step(self) -> Callable[..., Any]:
-        """See `lstmx.step`; the first argument is `params`."""
-
-    @property
-    def init(self) -> Callable[[jax.Array, int], PyTree]:
-        """Draws the parameters of all cells."""
-
-    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
-        """The states of all cells before the first step."""
 
 
 def affine(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -234,7 +195,7 @@ def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 def initial_params(cell: Cell) -> State:
     """The part `initial` of the parameters: zeros in `param_dtype` if the cell learns it, otherwise empty."""
-    if not getattr(cell, "learn_initial_state", False):
+    if not (has(cell, LearnsInitialState) and cell.learn_initial_state):
         return ()
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), cell.initial_state())
 
@@ -248,8 +209,9 @@ def learns_initial_state(network: Any) -> bool:
       >>> learns_initial_state(cell), learns_initial_state(lstmx.Stack((lstmx.GRU(4), lstmx.Mogrifier(cell))))
       (True, True)
     """
-    parts = getattr(network, "parts", ())
-    return getattr(network, "learn_initial_state", False) or any(map(learns_initial_state, parts))
+    if has(network, LearnsInitialState):
+        return network.learn_initial_state
+    return has(network, Network) and any(map(learns_initial_state, network.parts))
 
 
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...]) -> State:
@@ -280,7 +242,7 @@ def with_dtype(cell: Cell, dtype: DTypeLike) -> Cell:
     Cells that differ only in initializers thus share compiled code, as do cells that were given
     `jax.nn.initializers.normal()`, which makes another function each time, twice.
     """
-    if hasattr(cell, "with_dtype"):
+    if has(cell, SetsOwnDtype):
         return cell.with_dtype(dtype)
     return dataclasses.replace(cast(Any, cell), dtype=dtype, **dict.fromkeys(initializers.names_in(cell)))
 
@@ -384,7 +346,30 @@ def validate(cell: Cell) -> None:
 
 def output_size(cell: Cell) -> int:
     """The features of an output of a cell or network: its `output_size`, or else its `hidden_size`."""
-    return cell.output_size if hasattr(cell, "output_size") else cell.hidden_size
+    return cell.output_size if has(cell, HasOutputSize) else cell.hidden_size
+
+
+def dropout(key: jax.Array, x: jax.Array, rate: float, shape: tuple[int, ...] | None = None) -> jax.Array:
+    """Dropout: each element is 0 with probability `rate`, otherwise divided by 1 - rate.
+
+    Args:
+      key: the key.
+      x: any shape, of a floating type.
+      rate: in [0, 1).
+      shape: the shape of the mask, which is broadcast to x; that of x by default.
+
+    Returns:
+      An array like `x`.
+
+    Example:
+      >>> sorted(set(dropout(jax.random.key(0), jnp.ones(8), 0.5).tolist()))
+      [0.0, 2.0]
+    """
+    if rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape if shape is None else shape)
+    # A choice, not a product: what is dropped may be anything, even an infinity in the padding.
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 
 def count(params: PyTree) -> int:

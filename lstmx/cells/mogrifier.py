@@ -7,6 +7,7 @@ import jax
 from jax.typing import DTypeLike
 
 from lstmx.cells import base, initializers
+from lstmx.cells.capabilities import HasCandidate, LearnsInitialState, Network, has
 from lstmx.cells.initializers import Initializer
 
 
@@ -55,7 +56,7 @@ class Mogrifier:
     def __post_init__(self):
         base.require_sizes(rounds=self.rounds, **({} if self.rank is None else {"rank": self.rank}))
         initializers.check(self)
-        if hasattr(self.cell, "scan"):
+        if has(self.cell, Network):
             raise TypeError(f"a Mogrifier wraps a cell, got the network {type(self.cell).__name__}")
         if self.cell.num_feature_axes != 1:
             raise ValueError(
@@ -86,12 +87,12 @@ class Mogrifier:
     @property
     def learn_initial_state(self) -> bool:
         """Whether the cell's initial state is a parameter."""
-        return getattr(self.cell, "learn_initial_state", False)
+        return has(self.cell, LearnsInitialState) and self.cell.learn_initial_state
 
     @property
     def has_candidate(self) -> bool:
         """Whether the cell has a candidate that a regularizer can drop."""
-        return getattr(self.cell, "has_candidate", False)
+        return has(self.cell, HasCandidate) and self.cell.has_candidate
 
     def with_dtype(self, dtype: DTypeLike) -> "Mogrifier":
         """The same, computing in `dtype`."""

@@ -9,8 +9,7 @@ import numpy as np
 
 from lstmx.forecasting.frames import interval_columns
 from lstmx.models import head_named
-from lstmx.models.arguments import require_choice
-from lstmx.models.forecaster_parts import CELLS
+from lstmx.models.arguments import CELLS, require_choice
 from lstmx.models.instance_scaling import SCALER_TYPES
 
 # Levels of the head "quantiles": the bounds of intervals of up to 95 %.

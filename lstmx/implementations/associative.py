@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstmx.cells.base import Cell, Params, PyTree, State
+from lstmx.cells.capabilities import IsLinear, has
 from lstmx.implementations import chunks
 from lstmx.implementations.reference import Sequence, is_symbolic, previous, select
 
@@ -25,7 +26,7 @@ def refusal(job) -> str | None:
       >>> from lstmx.implementations.choice import Job
       >>> refusal(Job(MinGRU(4)))
     """
-    if hasattr(job.cell, "coefficients"):
+    if has(job.cell, IsLinear):
         if job.xs is not None and is_symbolic(job.xs.shape[0]):
             return f"needs a known number of steps, got xs of shape {job.xs.shape}"
         return None

@@ -1,10 +1,16 @@
 """Which implementation runs a job: one table, and each implementation's own reasons to refuse.
 
 An implementation is a module with `run`, which has the signature of `reference.run`, and, where they are
-needed, `refusal(job)`, which returns None or why it cannot run a job, and `prepare()`, which is called before
-a run and may find that the implementation is not available after all; `refusal` then returns the reason.
+needed,
+
+    refusal(job)          returns None, or why it cannot run a job
+    prepare()             is called before a run, and may find that the implementation is not available after
+                          all; `refusal` then returns the reason
+    in_one_call(layers)   where all layers of a network can run in one call: returns them as one cell, which
+                          also has `all_cells`, `joined` and `parted`, see `cudnn.Layers`
 """
 
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -91,10 +97,10 @@ def prepare(job: Job, name: str | None = None) -> str:
       'associative'
     """
     chosen = choose(job, name)
-    module = IMPLEMENTATIONS[chosen]
-    if not hasattr(module, "prepare"):
+    prepare = _optional(chosen, "prepare")
+    if prepare is None:
         return chosen
-    module.prepare()
+    prepare()
     return choose(job, name)
 
 
@@ -105,7 +111,34 @@ def refusal(job: Job, name: str) -> str | None:
       >>> from lstmx.cells import GRU
       >>> refusal(Job(GRU(4)), "reference")
     """
-    return getattr(IMPLEMENTATIONS[name], "refusal", lambda job: None)(job)
+    own = _optional(name, "refusal")
+    return None if own is None else own(job)
+
+
+def in_one_call(layers: tuple[tuple[Cell, ...], ...], name: str | None) -> Iterator[tuple[str, Any]]:
+    """The layers of a network as one cell, for each implementation that runs all of them in one call.
+
+    Args:
+      layers: the cells of each layer: the forward cell, or the forward and the backward cell.
+      name: the name of an implementation; None for those that are chosen by default.
+
+    Yields:
+      (name, cell); whether the implementation can run the cell is for `refusal` to say.
+
+    Example:
+      >>> from lstmx.cells import LSTM
+      >>> layers = ((LSTM(4),), (LSTM(4),))
+      >>> [name for name, _ in in_one_call(layers, "cudnn")], list(in_one_call(layers, "fused"))
+      (['cudnn'], [])
+    """
+    for each in _PREFERRED if name is None else [name] if name in IMPLEMENTATIONS else []:
+        whole = _optional(each, "in_one_call")
+        if whole is not None:
+            yield each, whole(layers)
+
+
+def _optional(name: str, function: str) -> Any:
+    return getattr(IMPLEMENTATIONS[name], function, None)
 
 
 def _has_one_step(job: Job) -> bool:

@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
-from lstmx.cells.base import Params, with_dtype
+from lstmx.cells.base import Params, State, with_dtype
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations.reverse_only import linear_map, message
 
@@ -63,6 +63,18 @@ class Layers:
         """The cells of all layers."""
         return tuple(itertools.chain(*self.cells))
 
+    def joined(self, states: Sequence[State], batch_shape: tuple[int, ...]) -> LSTMState | None:
+        """The state of all cells from the states of each; None if one does not have the shape it needs."""
+        shape = (*batch_shape, self.all_cells[0].hidden_size)
+        leaves = [jax.tree.leaves(state) for state in states]
+        if any([jnp.shape(leaf) for leaf in of_cell] != [shape, shape] for of_cell in leaves):
+            return None
+        return LSTMState(*map(jnp.stack, zip(*leaves, strict=True)))
+
+    def parted(self, state: LSTMState) -> list[LSTMState]:
+        """The states of each cell, the inverse of `joined`."""
+        return [LSTMState(c, h) for c, h in zip(state.c, state.h, strict=True)]
+
     def input_shape(self, params: Params) -> tuple[int, ...]:
         """`(D,)`: the feature axes of the inputs that `params` are made for."""
         return self.all_cells[0].input_shape(params.input[0])
@@ -72,6 +84,11 @@ class Layers:
         cells = self.all_cells
         state = with_dtype(cells[0], self.dtype).initial_state(batch_shape)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(cells), *leaf.shape)), state)
+
+
+def in_one_call(layers: tuple[tuple[Any, ...], ...]) -> Layers:
+    """The layers of a network, each with the cells of its directions, as one cell."""
+    return Layers(layers, layers[0][0].dtype)
 
 
 def refusal(job) -> str | None:

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 import lstmx
 from lstmx.cells.base import Cell, is_integer
 
-CELLS = {"lstm": lstmx.LSTM, "gru": lstmx.GRU, "elman": lstmx.Elman, "slstm": lstmx.SLSTM}
+CELLS = {"lstm": lstmx.LSTM, "slstm": lstmx.SLSTM, "gru": lstmx.GRU, "elman": lstmx.Elman}
 
 
 def make_cell(

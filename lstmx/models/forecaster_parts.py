@@ -9,10 +9,8 @@ from jax.typing import DTypeLike
 
 import lstmx
 import lstmx.nnx
-from lstmx.models.arguments import make_cell
+from lstmx.models.arguments import CELLS, make_cell
 from lstmx.models.forecast_heads import ForecastHead
-
-CELLS = ("lstm", "slstm", "gru", "elman")
 
 
 class StaticFeatures(nnx.Module):
@@ -46,7 +44,7 @@ def recurrent_layers(
     rngs: nnx.Rngs,
 ) -> lstmx.nnx.Layer:
     """Layers of a cell named in `CELLS`, with `hidden_size` input features."""
-    layer = make_cell(cell, hidden_size, dtype=dtype, choices=CELLS)
+    layer = make_cell(cell, hidden_size, dtype=dtype, choices=tuple(CELLS))
     network = lstmx.networks.stacked(layer, num_layers, bidirectional=False, dropout_rate=dropout_rate)
     return lstmx.nnx.Layer(network, hidden_size, rngs=rngs)
 
