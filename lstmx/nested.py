@@ -37,17 +37,28 @@ def nest(tree: PyTree, layout: Layout, leaf: Callable = lambda x: x, node: Calla
       >>> nest(params, layout_of(params))
       {'input': {'kernel': 1}, 'recurrent': {'kernel': 2}}
     """
-    root: dict = {}
-    for path, value in zip(layout.paths, jax.tree.leaves(tree), strict=True):
-        branch = root
-        for name in path[:-1]:
-            branch = branch.setdefault(name, {})
-        branch[path[-1]] = leaf(value)
+    leaves = (leaf(value) for value in jax.tree.leaves(tree))
+    return from_paths(dict(zip(layout.paths, leaves, strict=True)), node)
 
-    def build(branch):
-        return node({k: build(v) if isinstance(v, dict) else v for k, v in branch.items()})
 
-    return build(root)
+def from_paths(leaves: Mapping[tuple[str, ...], Any], node: Callable = dict) -> Mapping:
+    """Nested dictionaries from leaves by their paths.
+
+    Args:
+      leaves: the leaves.
+      node: makes each dictionary.
+
+    Example:
+      >>> from_paths({("a", "b"): 1, ("c",): 2})
+      {'a': {'b': 1}, 'c': 2}
+    """
+    branches: dict[str, Any] = {}
+    for path, value in leaves.items():
+        if len(path) > 1:
+            branches.setdefault(path[0], {})[path[1:]] = value
+    children = {name: from_paths(below, node) for name, below in branches.items()}
+    names = dict.fromkeys(path[0] for path in leaves)
+    return node({name: children[name] if name in children else leaves[(name,)] for name in names})
 
 
 def unnest(nested: Mapping, layout: Layout, leaf: Callable = lambda x: x) -> PyTree:

@@ -113,6 +113,7 @@ def scan(
             unroll=unroll,
             return_states=return_states,
         )
+    cell = cast(Cell, cell)
     if remat not in (None, "gates", "sqrt"):
         if not base.is_integer(remat) or cast(int, remat) < 1:
             raise ValueError(f'remat must be None, "gates", "sqrt" or a number of steps, got {remat!r}')
@@ -197,6 +198,7 @@ def step(
     _require_array("step", "x", x)
     if has(cell, Network):
         return cell.step(params, state, x, resets=resets, implementation=implementation)
+    cell = cast(Cell, cell)
     x = jnp.asarray(x)
     base.require_params_type(cell, params)
     _check_input(cell, params, x, "", "x")
@@ -249,6 +251,7 @@ def which_implementation(
             which_implementation(p, implementation, xs=xs, remat=remat, options=options) for p in cell.parts
         )
         return names[0] if len(set(names)) == 1 else names
+    cell = cast(Cell, cell)
     if xs is not None:
         xs = jax.typeof(xs) if not isinstance(xs, jax.ShapeDtypeStruct) else xs
     like = jax.ShapeDtypeStruct((), cell.param_dtype)

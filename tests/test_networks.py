@@ -110,6 +110,8 @@ class Echo:
     """A network that returns its input, to see what a Stack feeds it."""
 
     output_size = 8
+    num_feature_axes = 1
+    dtype = None
     parts = ()
 
     def init(self, key, input_size):

@@ -195,7 +195,7 @@ def carried_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 def initial_params(cell: Cell) -> State:
     """The part `initial` of the parameters: zeros in `param_dtype` if the cell learns it, otherwise empty."""
-    if not (has(cell, LearnsInitialState) and cell.learn_initial_state):
+    if not learns_initial_state(cell):
         return ()
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), cell.initial_state())
 

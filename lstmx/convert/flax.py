@@ -18,8 +18,8 @@ from lstmx.cells import GRU, LSTM, Elman, Params
 from lstmx.cells.activations import Activation
 from lstmx.cells.base import Cell
 from lstmx.cells.mgu import MGU
-from lstmx.convert.tensors import checked, flat, nest, require_expressible, shape_of
-from lstmx.nested import require_params
+from lstmx.convert.tensors import checked, flat, require_expressible, shape_of
+from lstmx.nested import from_paths, require_params
 
 _OPTIONS = {
     LSTM: {"gate_activation", "candidate_activation", "output_activation"},
@@ -264,4 +264,5 @@ def _write(cell: Cell, params: Params, names: Names, target: str, options, inner
         tensors[f"{pair[biased]}/bias"] = part
     if inner_bias:
         tensors[f"{names[-1][1]}/bias"] = inner
-    return nest(checked(tensors, _shapes(cell, names, features, inner_bias), target))
+    tensors = checked(tensors, _shapes(cell, names, features, inner_bias), target)
+    return from_paths({tuple(name.split("/")): tensor for name, tensor in tensors.items()})

@@ -101,23 +101,6 @@ def flat(tree: Mapping, above: str = "") -> dict[str, Any]:
     return leaves
 
 
-def nest(leaves: Mapping[str, Any]) -> dict:
-    """The inverse of `flat`.
-
-    Example:
-      >>> nest({"a/b": 1, "c": 2})
-      {'a': {'b': 1}, 'c': 2}
-    """
-    root: dict = {}
-    for name, value in leaves.items():
-        branch = root
-        *folders, last = name.split("/")
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[last] = value
-    return root
-
-
 def reordered(array: jax.Array, order: Sequence[int]) -> jax.Array:
     """The gates along the last axis in another order: gate k is gate `order[k]` of the array.
 
