@@ -1,16 +1,15 @@
 """Forecasting: data frames in, data frames of forecasts out, and the training task behind it."""
 
-from lstmx.forecasting.arguments import LEVELS
 from lstmx.forecasting.forecaster import LSTMForecaster
 from lstmx.forecasting.frames import (
     FramePanel,
     forecast_frame,
-    interval_columns,
     read_frame,
     times_of,
     with_future,
 )
 from lstmx.forecasting.frequencies import require_pandas
+from lstmx.forecasting.levels import LEVELS, interval_columns
 from lstmx.forecasting.scales import Scales, in_logarithms, require_counts
 from lstmx.forecasting.task import Forecasts, ForecastTask
 

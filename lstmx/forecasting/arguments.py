@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lstmx.forecasting.frames import interval_columns
 from lstmx.models import head_named
 from lstmx.models.arguments import CELLS, require_choice
 from lstmx.models.instance_scaling import SCALER_TYPES
 
-# Levels of the head "quantiles": the bounds of intervals of up to 95 %.
-LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 HEADS = ("quantiles", "gaussian", "student_t", "negative_binomial", "mae", "mse")
-POINTS = ("mae", "mse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,46 +92,6 @@ def require_same_network(fitted: Recipe, now: Recipe) -> None:
             raise ValueError(f"warm_start needs the same {name}: fitted with {before!r}, got {after!r}")
 
 
-def level_columns(alias: str, level: Any, quantiles: Any) -> dict[str, float]:
-    """The columns of intervals and quantiles, and their probabilities.
-
-    Args:
-      alias: name of the column of forecasts.
-      level: widths of intervals in percent, one or several; None for none.
-      quantiles: probabilities, one or several; None for none.
-
-    Raises:
-      ValueError: if one is not a number, out of range, or given twice.
-
-    Example:
-      >>> level_columns("lstmx", 80, [0.5])
-      {'lstmx-lo-80': 0.1, 'lstmx-hi-80': 0.9, 'lstmx_ql0.5': 0.5}
-    """
-    widths = _several("level", level, 100, "percent, such as 80 or [80, 95]")
-    columns = interval_columns(alias, widths)
-    probabilities = _several("quantiles", quantiles, 1, "probabilities, such as [0.1, 0.9]")
-    return columns | {f"{alias}_ql{probability:g}": probability for probability in probabilities}
-
-
-def require_levels(levels: Sequence[float], head: str, calibrated: bool) -> None:
-    """Raises ValueError if a head without calibration does not have the quantiles of such levels."""
-    if calibrated:
-        return
-    # The absolute error is minimized by the median.
-    if head in POINTS and {*levels} - ({0.5} if head == "mae" else {*()}):
-        raise ValueError(
-            f"head={head!r} forecasts points: for intervals pass calibration_windows to fit, or use another "
-            "head"
-        )
-    if head == "quantiles":
-        for level in levels:
-            if not LEVELS[0] <= level <= LEVELS[-1]:
-                raise ValueError(
-                    f"head='quantiles' has quantiles from {LEVELS[0]} to {LEVELS[-1]}, not {level:g}: pass "
-                    "calibration_windows to fit, or use another head"
-                )
-
-
 def integer(name: str, value: Any, least: int) -> int:
     """A Python or NumPy integer as a Python one; ValueError for anything else, or below `least`.
 
@@ -170,7 +126,7 @@ def _integer(least: int) -> Callable[[str, Any], int]:
 
 def _number(fits: Callable[[float], bool], rule: str) -> Callable[[str, Any], float]:
     def checked(name, value):
-        if not _is_number(value) or not fits(value):
+        if not is_number(value) or not fits(value):
             raise ValueError(f"{name} must be {rule}, got {value!r}")
         return float(value)
 
@@ -187,7 +143,7 @@ def _choice(*choices: str) -> Callable[[str, Any], str]:
 
 def _columns(name: str, value: Any) -> tuple[str, ...]:
     """Names of columns; a string is one name."""
-    names = (value,) if isinstance(value, str) else _items(value)
+    names = (value,) if isinstance(value, str) else items_of(value)
     if names is None or not all(isinstance(column, str) for column in names):
         raise ValueError(f"{name} must be a list of column names, got {value!r}")
     if len({*names}) < len(names):
@@ -196,7 +152,7 @@ def _columns(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _lags(name: str, value: Any) -> tuple[int, ...]:
-    lags = _items(value)
+    lags = items_of(value)
     if lags is None:
         raise ValueError(f"{name} must be a list of integers, got {value!r}")
     return tuple(integer(name, lag, 2) for lag in lags)
@@ -284,26 +240,12 @@ def _require_compatible(recipe: Recipe) -> None:
             raise ValueError(f"shrinkage requires a head of real values, got head={recipe.head!r} of counts")
 
 
-def _several(name: str, value: Any, end: float, meaning: str) -> list[float]:
-    """One number or several, between 0 and `end`, as a list."""
-    if value is None:
-        return []
-    items = [value] if _is_number(value) else _items(value)
-    if items is None or not all(_is_number(item) for item in items):
-        raise ValueError(f"{name} must be numbers between 0 and {end}: {meaning}; got {value!r}")
-    for item in items:
-        if not 0 < item < end:
-            raise ValueError(f"{name} must lie between 0 and {end}, got {item:g}")
-    if len({f"{item:g}" for item in items}) < len(items):
-        raise ValueError(f"{name} must be different numbers, got {value!r}")
-    return [float(item) for item in items]
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of Python or NumPy, and not a boolean."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def _items(value: Any) -> tuple | None:
+def items_of(value: Any) -> tuple | None:
     """The items of a list, tuple, range, array or the like; None if it is none of these."""
     if isinstance(value, str | bytes) or not (isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1):
         return None

@@ -14,9 +14,10 @@ import numpy as np
 from flax import nnx
 
 from lstmx.data import SeriesWindows, Windows
-from lstmx.forecasting.arguments import LEVELS, Recipe
+from lstmx.forecasting.arguments import Recipe
 from lstmx.forecasting.conformal import Conformal, forecast_and_width
 from lstmx.forecasting.frames import FramePanel, time_label
+from lstmx.forecasting.levels import LEVELS
 from lstmx.forecasting.scales import Scales, in_logarithms, require_counts
 from lstmx.forecasting.task import Forecasts, ForecastTask, initial_params
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named

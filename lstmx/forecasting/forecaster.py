@@ -16,8 +16,6 @@ from lstmx.forecasting.arguments import (
     Recipe,
     checked,
     integer,
-    level_columns,
-    require_levels,
     require_same_network,
     require_val_size,
     switch,
@@ -25,6 +23,7 @@ from lstmx.forecasting.arguments import (
 from lstmx.forecasting.conformal import Conformal
 from lstmx.forecasting.fitting import Fitted, fit_series, forecasts_of, shapes_of
 from lstmx.forecasting.frames import FramePanel, forecast_frame, read_frame, with_future
+from lstmx.forecasting.levels import level_columns, require_levels
 from lstmx.forecasting.scales import Scales
 
 

@@ -306,29 +306,6 @@ def forecast_frame(
     return frame_of(kind, (id_col, ids), times, values, dtypes)
 
 
-def interval_columns(name: str, widths: Sequence[float]) -> dict[str, float]:
-    """The columns of interval bounds, and the probabilities of values below them.
-
-    Args:
-      name: column of the forecast.
-      widths: of the intervals in percent, in (0, 100).
-
-    Raises:
-      ValueError: if a width is out of range.
-
-    Example:
-      >>> interval_columns("lstmx", [80])
-      {'lstmx-lo-80': 0.1, 'lstmx-hi-80': 0.9}
-    """
-    columns = {}
-    for width in widths:
-        if not 0 < width < 100:
-            raise ValueError(f"level must lie between 0 and 100 percent, got {width:g}")
-        columns[f"{name}-lo-{width:g}"] = round(0.5 - width / 200, 6)
-        columns[f"{name}-hi-{width:g}"] = round(0.5 + width / 200, 6)
-    return columns
-
-
 def _names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ValueError(

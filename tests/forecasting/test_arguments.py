@@ -8,7 +8,8 @@ import pytest
 from sales_frames import SMALL, frame
 
 from lstmx.forecasting import LSTMForecaster
-from lstmx.forecasting.arguments import Recipe, level_columns
+from lstmx.forecasting.arguments import Recipe
+from lstmx.forecasting.levels import interval_columns, level_columns
 
 NAN = float("nan")
 SIZES = ("h", "encoder_hidden_size", "encoder_n_layers", "patch_size", "members", "max_steps", "batch_size")
@@ -104,6 +105,13 @@ def test_arguments_that_were_changed_are_checked_again():
 def test_wrong_levels_are_refused_before_training(name, value, rule):
     with pytest.raises(ValueError, match=f"^{name} {rule}.*got"):
         LSTMForecaster(h=3).cross_validation(None, **{name: value})
+
+
+def test_columns_of_intervals_check_their_widths():
+    assert interval_columns("y", 80) == interval_columns("y", [80.0]) == {"y-lo-80": 0.1, "y-hi-80": 0.9}
+    for widths in ("80", ["80"], [True]):
+        with pytest.raises(ValueError, match="level must be numbers between 0 and 100"):
+            interval_columns("y", widths)
 
 
 def test_one_level_is_taken():
