@@ -4,8 +4,8 @@
     params = cell.init(jax.random.key(0), input_size=64)
     state, ys = lstmx.scan(cell, params, xs)                 # xs [T, B, D]
 
-The Flax layers are `lstmx.nnx` and `lstmx.linen`; data, models and training are sub-packages. Importing lstmx
-needs jax and numpy alone: the rest is imported when it is first used.
+The Flax layers are `lstmx.nnx` and `lstmx.linen`; `data`, `models`, `training` and `forecasting` are
+subpackages. Importing lstmx requires only jax and numpy: everything else is imported at first use.
 """
 
 import importlib

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times LSTM layers and models side by side with flax, torch and onnxruntime.
+"""Times LSTM layers and models together with flax, torch and onnxruntime.
 
     python scripts/benchmark.py --output docs/benchmarks.md         # everything, about ten minutes
     python scripts/benchmark.py --parts layers --rivals torch       # one part against one rival
     python scripts/benchmark.py --device gpu --output gpu.md        # on a GPU
 
-Prints a page in Markdown, progress on stderr. Rivals that are not installed are left out.
+Prints a page in Markdown, and progress on stderr. Rivals that are not installed are skipped.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     print(text)
     if others is not None and others > report.MUCH:
         print(
-            f"other processes took {others:.0%} of the processors: do not trust these times", file=sys.stderr
+            f"other processes used {others:.0%} of the processors: do not trust these times", file=sys.stderr
         )
     if arguments.output:
         report.write(arguments.output, text, sections)
@@ -74,7 +74,7 @@ def main() -> None:
 def measured(
     part: str, shapes: tuple[Shape, ...], field: Field, output: Path | None, peaks: dict[str, float]
 ) -> list[Section]:
-    """The sections of a part; notes in `peaks` the rates of the matmuls that it compares with."""
+    """The sections of a part; adds to `peaks` the rates of the matmuls that limits are based on."""
     stem = output.stem if output else "benchmarks"
     if part == "layers":
         sections = []
@@ -99,24 +99,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where (cpu)")
-    parser.add_argument("--parts", type=_parts, default=PARTS, help=f"what, of {','.join(PARTS)} (all)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (cpu)")
+    parser.add_argument(
+        "--parts", type=_parts, default=PARTS, help=f"what to measure: {','.join(PARTS)} (all)"
+    )
     parser.add_argument(
         "--shapes",
         nargs="+",
         default=["measured"],
         metavar="B,T,D,H",
-        help=f"layers of your own, or one of the lists {', '.join(_LISTS)} (measured)",
+        help=f"shapes of layers, or one of the lists {', '.join(_LISTS)} (measured)",
     )
     parser.add_argument(
         "--rivals",
         type=_rivals,
         metavar="NAME,NAME",
-        help=f"against whom, of {','.join(rivals.names())} (all); 'none' for lstmx alone",
+        help=f"what to compare with: {','.join(rivals.names())} (all); 'none' for lstmx only",
     )
-    parser.add_argument("--rounds", type=_positive, default=9, help="how often each is timed (9)")
-    parser.add_argument("--quick", action="store_true", help="tiny problems, to see that it works")
-    parser.add_argument("--output", type=Path, help="also write the page here, and its plots beside it")
+    parser.add_argument("--rounds", type=_positive, default=9, help="how often to time each (9)")
+    parser.add_argument("--quick", action="store_true", help="tiny problems, to check that it works")
+    parser.add_argument(
+        "--output", type=Path, help="also write the page to this file, and its plots next to it"
+    )
     return parser
 
 

@@ -1,1 +1,1 @@
-"""The parts of scripts/benchmark.py: rivals, how they are timed, and the page that tells of it."""
+"""The parts of scripts/benchmark.py: the rivals, the timing and the page."""

@@ -1,4 +1,4 @@
-"""Line charts as SVG, so that a plot needs no package and its file is small."""
+"""Line charts as SVG: plots need no package, and their files are small."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 190, 40, 50
-# Okabe & Ito's colours, told apart by the colour-blind too.
+# The colours of Okabe & Ito, which colour-blind readers can distinguish.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 class Axis(NamedTuple):
-    """An axis: what it shows, from where to where, and in which scale."""
+    """An axis: its label, range and scale."""
 
     label: str
     low: float
@@ -22,7 +22,7 @@ class Axis(NamedTuple):
     logarithmic: bool
 
     def place(self, value: float) -> float:
-        """Where a value lies, from 0 to 1.
+        """The position of a value, from 0 to 1.
 
         Example:
           >>> Axis("T", 1, 100, True).place(10)
@@ -51,14 +51,14 @@ class Axis(NamedTuple):
 def line_chart(
     title: str, x_label: str, y_label: str, lines: Mapping[str, Points], *, logarithmic: bool
 ) -> str:
-    """A chart of one line for each name, points marked.
+    """A chart with one line per name and markers at the points.
 
     Args:
-      title: stands above.
-      x_label: below.
-      y_label: at the left.
-      lines: points (x, y) by name, positive; at least two different x and y in all.
-      logarithmic: both axes; else both start at 0.
+      title: the title.
+      x_label: the label of the x axis.
+      y_label: the label of the y axis.
+      lines: positive points (x, y) by name, with at least two different x and y in all.
+      logarithmic: whether both axes are logarithmic; otherwise both start at 0.
 
     Returns:
       An SVG document.

@@ -1,4 +1,4 @@
-"""Whole training steps of forecasters, update included: windows a second."""
+"""Complete training steps of forecasters, including the update."""
 
 import dataclasses
 
@@ -19,16 +19,16 @@ OPTIMIZER = OptimizerConfig(name="adam", learning_rate=5e-4, clip_norm=1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A forecaster of squared errors that subtracts the last value, and what it is trained on.
+    """A forecaster trained on squared errors that subtracts the last value, and its data.
 
     Attributes:
-      name: of the row.
-      batch: windows.
+      name: the name of the row.
+      batch: windows per batch.
       input_size: steps of history.
       horizon: steps to forecast.
-      patch_size: steps that are one of the recurrent network.
-      units: of its one layer.
-      readout: off the last output or off all.
+      patch_size: time steps per step of the recurrent network.
+      units: units of its single layer.
+      readout: whether the last output is read, or all.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Problem:
 
     @property
     def label(self) -> str:
-        """The problem, in a line."""
+        """A description in one line."""
         return (
             f"{self.name}: {self.units} units, patches of {self.patch_size}, B = {self.batch}, "
             f"L = {self.input_size}, H = {self.horizon}"
@@ -49,7 +49,7 @@ class Problem:
 
 
 def problems(quick: bool) -> list[Problem]:
-    """Those of the experiment, and one that reads step by step."""
+    """The presets of the experiment, and one without patches."""
     if quick:
         return [Problem("quick", 4, 12, 3, 4, 6, "all")]
     return [
@@ -64,13 +64,13 @@ def section(field: Field) -> Section:
     """The table of training steps of forecasters."""
     rows, rates = models.whole_steps(problems(field.quick), _builders, lambda problem: problem.batch, field)
     text = [
-        "A whole training step of a forecaster: the last value subtracted, patches, their linear map, "
-        "dropout, an LSTM, the horizon read off its outputs beside a linear map of the history, squared "
-        "errors, gradients, clipping and Adam. Ours is the step of `scripts/train.py`; torch's is the same "
-        "model with torch.nn.LSTM, fused Adam and clip_grad_norm_. Milliseconds, medians of "
+        "A complete training step of a forecaster: subtraction of the last value, patches and their linear "
+        "map, dropout, an LSTM, a linear readout of the horizon plus a linear map of the history, squared "
+        "errors, gradients, clipping and Adam. lstmx runs the step of `scripts/train.py`; torch runs the "
+        "same model with torch.nn.LSTM, fused Adam and clip_grad_norm_. Milliseconds, medians of "
         f"{field.rounds} rounds.",
         tables.comparison("forecaster", rows),
-        "Windows a second:\n\n" + rates,
+        "Windows per second:\n\n" + rates,
     ]
     return Section("Forecasters", "\n\n".join(text))
 

@@ -1,4 +1,4 @@
-"""The tables of single layers: forward pass, training step, one step of a stream."""
+"""The tables of single layers: forward pass, training step, streaming step."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from scripts.benchmarks.rivals import OWN, Field
 from scripts.benchmarks.tables import Row, Section
 from scripts.benchmarks.timing import PAUSE, Rival, interleaved
 
-# Seconds below which no step of a loop on a GPU can be: one thread block that keeps the weights to itself.
+# The shortest possible step of a loop on a GPU, in seconds: one thread block that holds the weights.
 _GPU_LATENCY = 0.5e-6
 _HEAD = "B, T, D, H"
 
@@ -20,7 +20,7 @@ def sections(shapes: Sequence[Shape], field: Field, peak: float) -> list[Section
     Args:
       shapes: the layers.
       field: the rivals.
-      peak: FLOP/s of the best matmul measured.
+      peak: FLOP/s of the fastest matmul measured.
     """
     return [_section(mode, shapes, field, peak) for mode in problems.MODES]
 
@@ -37,13 +37,13 @@ def _section(mode: Mode, shapes: Sequence[Shape], field: Field, peak: float) -> 
         compiling.append({name: r.compiling for name, r in built.items() if _is_compiled(name)})
     what = {
         "forward": "Forward pass (inference): all outputs and the final state.",
-        "training": "Training step: the mean square of the outputs, and its gradients with respect to all "
-        "parameters and the inputs.",
+        "training": "Training step: the mean square of the outputs and its gradients with respect to all "
+        "parameters and inputs.",
     }[mode]
     text = [
         f"{what} Milliseconds, medians of {field.rounds} rounds; {field.dtype}.",
         tables.comparison(_HEAD, rows),
-        "Compilation, in seconds: the first call less a later one.",
+        "Compilation in seconds: the first call minus a later one.",
         _compile_table(shapes, compiling),
     ]
     title = {"forward": "Forward", "training": "Training"}[mode]
@@ -51,15 +51,15 @@ def _section(mode: Mode, shapes: Sequence[Shape], field: Field, peak: float) -> 
 
 
 def streaming(shapes: Sequence[Shape], field: Field) -> Section:
-    """The table of single steps of a stream."""
+    """The table of single streaming steps."""
     rows = []
     for shape in shapes:
         built = built_from(rivals.steps(shape, field))
         rows.append(row(str(shape), built, field, rivals.default_implementation(shape)))
         say(f"streaming {shape}", rows[-1])
     text = [
-        "One step of a stream, float32: the state goes in and out, and each step waits until the one before "
-        "is computed. `lstmx` is a jitted `lstmx.scan` over one step, `lstmx.step` that function, jitted. "
+        "One streaming step, float32: the state is passed in and out, and each step waits for the previous "
+        "one. `lstmx` is a jitted `lstmx.scan` over one step; `lstmx.step` is that function, jitted. "
         f"Milliseconds, medians of {field.rounds} rounds.",
         tables.comparison(_HEAD, rows),
     ]
@@ -74,7 +74,7 @@ def built_from(builders: rivals.Builders) -> dict[str, Rival]:
 def row(
     label: str, built: dict[str, Rival], field: Field, default: str = "", limit: float | None = None
 ) -> Row:
-    """A row of measurements; the default implementation's own column is that of lstmx."""
+    """A row of measurements; the column of the default implementation repeats that of lstmx."""
     times = interleaved(built, field.rounds, 0.0 if field.quick else PAUSE)
     if default and (field.only is None or default in field.only):
         times = {OWN: times[OWN], default: times[OWN], **times}
@@ -84,7 +84,7 @@ def row(
 def say(what: str, row: Row) -> None:
     """Progress, on stderr."""
     times = ", ".join(f"{name} {tables.milliseconds(min(ts))}" for name, ts in row.times.items())
-    print(f"{what}: {times} (least ms)", file=sys.stderr, flush=True)
+    print(f"{what}: {times} (minimum, ms)", file=sys.stderr, flush=True)
 
 
 def _is_compiled(name: str) -> bool:

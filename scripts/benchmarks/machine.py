@@ -1,4 +1,4 @@
-"""The processor, the threads and the versions that numbers belong to, and what its matmuls reach."""
+"""The processor, threads and versions of a measurement, and the peak rate of matmuls."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "onnxruntime", "numpy")
 
 
 def choose_device(device: str) -> None:
-    """Sends all that jax does to a CPU or a GPU.
+    """Makes jax use a CPU or a GPU.
 
     Raises:
       RuntimeError: if there is no GPU.
@@ -27,7 +27,7 @@ def choose_device(device: str) -> None:
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
         return
-    # Else jax takes most of the memory, and leaves none for the others.
+    # Otherwise jax reserves most of the memory, which leaves too little for the other libraries.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     found = jax.default_backend()
     if found != "gpu":
@@ -39,7 +39,7 @@ def choose_device(device: str) -> None:
 
 
 class Busy(NamedTuple):
-    """Processor seconds spent up to now: by this process and those that it has waited for, and by all."""
+    """Processor seconds so far: of this process and its finished children, and of all processes."""
 
     own: float
     all: float
@@ -47,10 +47,10 @@ class Busy(NamedTuple):
 
 
 def busy(stat: str | None = None) -> Busy | None:
-    """The processor seconds up to now; None where the system does not tell.
+    """The processor seconds so far; None if the system does not report them.
 
     Args:
-      stat: what /proc/stat says, None to read it.
+      stat: the contents of /proc/stat, None to read it.
     """
     if stat is None:
         if not _STAT.exists():
@@ -65,13 +65,13 @@ def busy(stat: str | None = None) -> Busy | None:
 
 
 def others_share(before: Busy, after: Busy) -> float:
-    """The share of this process's processors that others took, from 0 to 1."""
+    """The share of this process's processors that other processes used, from 0 to 1."""
     others = (after.all - before.all) - (after.own - before.own)
     return max(0.0, others / (after.clock - before.clock) / problems.threads())
 
 
 def description() -> str:
-    """The device, the threads and the versions, in a line."""
+    """The device, threads and versions in one line."""
     versions = []
     for package in _PACKAGES:
         try:
@@ -85,7 +85,7 @@ def description() -> str:
 
 
 def matmul_peak(field: Field) -> float:
-    """FLOP/s of the best of several square matmuls by jax and, on a CPU, by torch."""
+    """FLOP/s of the fastest of several square matmuls by jax and, on a CPU, by torch."""
     sizes = (64,) if field.quick else (1024, 2048) if field.device == "cpu" else (4096, 8192)
     best = 0.0
     for size in sizes:

@@ -1,7 +1,7 @@
-"""What a forward pass or a training step takes of memory, each rival in a process of its own.
+"""The memory of a forward pass or a training step, each rival in a separate process.
 
-The growth of a process: the peak of its resident memory during a few runs, less what it held before them. On
-a GPU: the same of what the allocator has handed out.
+The growth of a process is the peak of its resident memory during a few runs minus its memory before them. On
+a GPU, the memory is that allocated by the library.
 """
 
 import concurrent.futures
@@ -38,7 +38,7 @@ def section(shapes: Sequence[Shape], field) -> Section:
         for mode in problems.MODES
         for name in _names(shape, mode, field)
     ]
-    # Memory does not mind company, but a GPU's is one.
+    # Processes may run side by side, since only memory is measured; but there is one GPU.
     with concurrent.futures.ThreadPoolExecutor(problems.threads() if field.device == "cpu" else 1) as pool:
         results = dict(zip(jobs, pool.map(lambda job: _measured_apart(*job, field), jobs), strict=True))
     names = list(dict.fromkeys(name for _, _, name in sorted(jobs, key=lambda job: job[1] == "forward")))
@@ -51,10 +51,10 @@ def section(shapes: Sequence[Shape], field) -> Section:
             lines.append([str(shape), mode, outputs, *cells])
     what = "of the process" if field.device == "cpu" else "of what is allocated on the GPU"
     text = [
-        f"Peak memory in MiB, float32: the growth {what} during {_RUNS} runs, beyond what it held when all "
-        "was built and compiled and a tiny layer had been run; each rival in a process of its own. In "
-        "brackets XLA's account of its buffers, temporary ones and results, which does not know what a "
-        "kernel allocates by itself. `outputs` is the size of the layer's outputs alone.",
+        f"Peak memory in MiB, float32: the growth {what} during {_RUNS} runs, after everything was built and "
+        "compiled and a tiny layer had run, each library in a separate process. In parentheses: the size of "
+        "the temporary and output buffers reported by XLA, which excludes memory that a kernel allocates "
+        "itself. `outputs` is the size of the layer's outputs.",
         tables.markdown(lines),
     ]
     return Section("Memory", "\n\n".join(text))
@@ -95,8 +95,8 @@ def _measured_apart(shape: Shape, mode: Mode, name: str, field) -> dict:
 
 
 def measure(shape: Shape, mode: Mode, name: str, device: str) -> dict:
-    """The growth and XLA's buffers of one rival, in bytes, in this process."""
-    # A tiny one first: libraries are loaded page by page as they are used, and threads have stacks.
+    """The growth of this process and the size of XLA's buffers for one rival, in bytes."""
+    # A tiny one first: it loads the libraries and starts the threads.
     run, _ = _built(problems.TINY[0], mode, name, device)
     run()
     run, buffers = _built(shape, mode, name, device)
@@ -105,7 +105,7 @@ def measure(shape: Shape, mode: Mode, name: str, device: str) -> dict:
 
 
 def _built(shape: Shape, mode: Mode, name: str, device: str) -> tuple[Run, int | None]:
-    """A run of a rival, compiled, and XLA's account of its buffers in bytes."""
+    """A compiled run of a rival, and the size of XLA's buffers in bytes."""
     if name == "torch":
         from scripts.benchmarks import torch_rivals
 
@@ -145,7 +145,7 @@ def _growth(run, name: str, device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     import jax
 
-    # The peak since the beginning: nothing has run before.
+    # The peak since the start of the process: nothing ran before.
     before = jax.devices()[0].memory_stats()["bytes_in_use"]
     run()
     return jax.devices()[0].memory_stats()["peak_bytes_in_use"] - before
@@ -154,7 +154,7 @@ def _growth(run, name: str, device: str) -> int:
 def _resident_growth(run) -> int:
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # what the compiler has freed is given back, else the run would find it there
+        libc.malloc_trim(0)  # otherwise the run could reuse memory freed by the compiler
     before = _reset_peak()
     for _ in range(_RUNS):
         run()
@@ -162,12 +162,12 @@ def _resident_growth(run) -> int:
 
 
 def _reset_peak() -> int:
-    """The resident memory now, in bytes, from which the peak is counted from here on."""
+    """Resets the peak, and returns the current resident memory in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
     except OSError:
-        return _peak()  # without Linux's reset only what exceeds the peak so far is seen
+        return _peak()  # without the reset on Linux, only growth beyond the previous peak is visible
 
 
 def _peak() -> int:
@@ -184,7 +184,7 @@ def _status(name: str) -> int:
 
 
 def main() -> None:
-    """Measures what the first argument asks for, and prints the answer: JSON both."""
+    """Measures what the first argument describes, and prints the result; both are JSON."""
     question = json.loads(sys.argv[1])
     print(json.dumps(measure(**question | {"shape": Shape(*question["shape"])})))
 

@@ -1,4 +1,4 @@
-"""Whole training steps of language models, update included: what a user waits for."""
+"""Complete training steps of language models, including the update."""
 
 import dataclasses
 import statistics
@@ -17,7 +17,7 @@ from scripts.benchmarks.rivals import OWN, Builders, Field
 from scripts.benchmarks.tables import Row, Section
 from scripts.benchmarks.timing import Run
 
-# As many symbols as Tiny Shakespeare has, and as the Penn Treebank of Mikolov et al. 2010.
+# The vocabularies of Tiny Shakespeare and of the Penn Treebank (Mikolov et al. 2010).
 _CHARACTERS, _WORDS = 65, 10_000
 
 # The medium model of Zaremba et al. 2014.
@@ -30,7 +30,7 @@ WORD_MODEL = char_lm.Config(
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A language model, how it is trained and its number of symbols."""
+    """A language model, its training options and its vocabulary size."""
 
     name: str
     config: char_lm.Config
@@ -38,7 +38,7 @@ class Problem:
 
     @property
     def label(self) -> str:
-        """The problem, in a line."""
+        """A description in one line."""
         data, model = self.config.data, self.config.model
         return (
             f"{self.name}: {model.num_layers} x {model.hidden_size} units, B = {data.batch_size}, "
@@ -47,22 +47,22 @@ class Problem:
 
 
 def problems(quick: bool) -> list[Problem]:
-    """char_lm as it stands, and the word model."""
+    """The default of char_lm, and the word model."""
     if quick:
         return [Problem("char_lm", char_lm.PRESETS["tiny"], 20)]
     return [Problem("char_lm", char_lm.Config(), _CHARACTERS), Problem("word model", WORD_MODEL, _WORDS)]
 
 
 def section(field: Field) -> Section:
-    """The table of whole training steps."""
+    """The table of complete training steps."""
     rows, rates = whole_steps(problems(field.quick), _builders, _symbols, field)
     text = [
-        "A whole training step as users run it: embedding, dropout, recurrent layers, softmax, gradients, "
-        "clipping and the update, the state carried from batch to batch. Ours is the step of "
-        "`scripts/train.py`, with the metrics that it logs; torch's is the same model with torch.nn.LSTM, "
-        f"its fused optimizer and clip_grad_norm_. Milliseconds, medians of {field.rounds} rounds.",
+        "A complete training step: embedding, dropout, recurrent layers, softmax, gradients, clipping and "
+        "the update, with the state carried from batch to batch. lstmx runs the step of `scripts/train.py`, "
+        "including the metrics that it logs; torch runs the same model with torch.nn.LSTM, a fused "
+        f"optimizer and clip_grad_norm_. Milliseconds, medians of {field.rounds} rounds.",
         tables.comparison("model", rows),
-        "Symbols a second:\n\n" + rates,
+        "Symbols per second:\n\n" + rates,
     ]
     return Section("Models", "\n\n".join(text))
 
@@ -77,7 +77,7 @@ def whole_steps(
     units: Callable[[Any], int],
     field: Field,
 ) -> tuple[list[Row], str]:
-    """Times the training steps of problems, and tells how many units a second that makes, a line each."""
+    """Times the training steps of problems; returns the rows, and the units per second in one line each."""
     rows, rates = [], []
     for problem in problems:
         row = layers.row(problem.label, layers.built_from(field.asked(builders(problem, field))), field)
@@ -109,7 +109,7 @@ def _builders(problem: Problem, field: Field) -> Builders:
 def lstmx_step(problem: Problem) -> Run:
     """A run of the training step of a language model, as the training loop compiles it."""
     config = problem.config
-    # Symbols that are words here: the model only counts them.
+    # Any distinct symbols: the model only uses their numbers.
     symbols = "".join(chr(0x4E00 + k) for k in range(problem.vocabulary))
     task = CharLM(config, CharVocabulary(symbols), {})
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)

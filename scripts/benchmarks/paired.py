@@ -1,8 +1,8 @@
-"""A second process that runs torch with denormal numbers flushed to zero, round by round with this one.
+"""A second process that runs torch with denormal numbers flushed to zero, in the same rounds as this one.
 
-torch.set_flush_denormal holds for the thread that calls it and for those that it starts afterwards. Threads
-that torch has started already keep their mode, so that switching it to and fro in one process would measure
-something else: here it is set before torch starts any. The two processes speak in lines of JSON.
+torch.set_flush_denormal applies to the calling thread and to the threads that it starts later. Threads that
+torch has already started keep their mode, so switching it within one process would not work; here it is set
+before torch starts any. The two processes exchange lines of JSON.
 """
 
 import json
@@ -17,10 +17,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class PairedProcess:
-    """The second process; a context manager. It keeps all rivals made in it.
+    """The second process, as a context manager. It keeps all rivals built in it.
 
     Args:
-      flush: whether denormals are flushed there.
+      flush: whether denormals are flushed in it.
     """
 
     def __init__(self, flush: bool):
@@ -39,12 +39,12 @@ class PairedProcess:
         self._process.stdout.close()
 
     def rival(self, function: str, *arguments: Any) -> Rival:
-        """A function of torch_rivals.py with its arguments, built and timed over there."""
+        """A function of torch_rivals.py with its arguments, built and timed in that process."""
         number, compiling = self._ask({"function": function, "arguments": arguments})
         return Rival(lambda runs: self._ask({"rival": number, "runs": runs}), compiling)
 
     def flushes_denormals(self) -> bool:
-        """Whether it does so, in all its threads; not every processor can."""
+        """Whether all its threads flush denormals, which not every processor supports."""
         return self._ask({"flushes": True})
 
     def _ask(self, question: dict) -> Any:
@@ -52,7 +52,7 @@ class PairedProcess:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the missing answer says so
+            pass  # reported below, since there is no answer
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the paired process has ended, exit status {self._process.wait()}")
@@ -60,7 +60,7 @@ class PairedProcess:
 
 
 def serve() -> None:
-    """Answers the questions on stdin until it is closed."""
+    """Answers the requests on stdin until it is closed."""
     import torch
 
     torch.set_flush_denormal("--flush" in sys.argv)

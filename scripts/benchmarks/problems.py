@@ -1,4 +1,4 @@
-"""What is measured: shapes, their arrays, their work and the time that no machine code can beat."""
+"""The problems: shapes, their arrays, their work and the shortest possible time."""
 
 import functools
 import os
@@ -37,7 +37,7 @@ SHAPES = tuple(
         (256, 96, 7, 128),
     )
 )
-# A stream; forecasting; Baidu's DeepBench; the language model of Zaremba et al. 2014.
+# Streaming, forecasting, Baidu's DeepBench, and the language model of Zaremba et al. 2014.
 PUBLISHED = tuple(
     Shape(*sizes)
     for sizes in (
@@ -70,7 +70,7 @@ class Arrays(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def arrays(shape: Shape) -> Arrays:
-    """The arrays of a shape in float32: the same in every process, so that all rivals compute the same."""
+    """The arrays of a shape in float32, the same in every process, so that all rivals compute the same."""
     batch, steps, features, units = shape
     rng = np.random.default_rng(0)
     bound = units**-0.5
@@ -83,9 +83,9 @@ def arrays(shape: Shape) -> Arrays:
 
 
 def flops(shape: Shape, mode: Mode) -> tuple[int, int]:
-    """The work of the matmuls, 2 a multiply-add: that which can leave the loop, and that of one step in it.
+    """The FLOPs of the matmuls (2 per multiply-add) that can leave the loop, and of one step in the loop.
 
-    A training step has two sweeps over time, of equal work; gradients with respect to the inputs included.
+    A training step has two passes over time with equal work, including gradients with respect to the inputs.
     """
     batch, steps, features, units = shape
     whole = 8 * steps * batch * units * (features + units) * (3 if mode == "training" else 1)
@@ -94,27 +94,27 @@ def flops(shape: Shape, mode: Mode) -> tuple[int, int]:
 
 
 def sweeps(mode: Mode) -> int:
-    """How often time is gone through."""
+    """The number of passes over time."""
     return 2 if mode == "training" else 1
 
 
 def limit(shape: Shape, mode: Mode, peak: float, latency: float = 0.0) -> float:
-    """The least seconds that a layer can take.
+    """The shortest possible time of a layer in seconds.
 
     hoisted FLOPs / peak + sweeps * T * max(latency, FLOPs of a step / peak)
 
     Args:
       shape: the shape.
       mode: forward pass or training step.
-      peak: FLOP/s of the best matmul measured.
-      latency: seconds below which no step can be; 0 on a CPU.
+      peak: FLOP/s of the fastest matmul measured.
+      latency: the shortest possible step in seconds; 0 on a CPU.
     """
     hoisted, step = flops(shape, mode)
     return hoisted / peak + sweeps(mode) * shape.steps * max(latency, step / peak)
 
 
 def lengths(batch: int, steps: int, fill: float) -> np.ndarray:
-    """Lengths `[B]` of rows that fill a share of the steps, from short to nearly T, in random order."""
+    """Lengths `[B]`, from short to nearly T, of rows that fill a share of the steps; in random order."""
     quantiles = (np.arange(batch) + 0.5) / batch
     # The mean of u**p over the unit interval is 1 / (p + 1).
     rows = np.maximum(1, np.round(steps * quantiles ** (1 / fill - 1))).astype(np.int32)
@@ -122,7 +122,7 @@ def lengths(batch: int, steps: int, fill: float) -> np.ndarray:
 
 
 def packed_rows(rows: np.ndarray, steps: int) -> list[list[int]]:
-    """Puts sequences of the given lengths one after another into rows of T steps, the longest first.
+    """Packs sequences of the given lengths into rows of T steps, the longest first.
 
     Example:
       >>> packed_rows(np.array([3, 5, 2, 4]), 5)
@@ -139,7 +139,7 @@ def packed_rows(rows: np.ndarray, steps: int) -> list[list[int]]:
 
 
 def threads() -> int:
-    """The processors that this process may use, which is the number of threads every rival gets."""
+    """The number of processors that this process may use, which is the number of threads of every rival."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What rows of unequal length cost, against the sum of their lengths."""
+"""The time of rows of unequal length, against the sum of their lengths."""
 
 import statistics
 
@@ -24,7 +24,7 @@ def section(field: Field, stem: str) -> Section:
 
     Args:
       field: the rivals.
-      stem: how the name of the plot begins.
+      stem: the prefix of the name of the plot.
     """
     shape = Shape(3, 8, 2, 4) if field.quick else SHAPE
     rows, sums = [], []
@@ -49,11 +49,11 @@ def section(field: Field, stem: str) -> Section:
 
 def _explanation(shape: Shape, field: Field) -> str:
     return (
-        f"A training step over a batch of B, T, D, H = {shape}, float32, whose rows fill a part of the B * T "
-        "steps; the loss is that of the steps that exist. `lstmx` is given `lengths`; with `segment_ids` the "
-        "same sequences lie one after another in fewer rows. `flax` is given `seq_lengths`, and returns the "
-        "state at each row's end. torch is given a PackedSequence, or computes the padding too (and its "
-        "final state is then that of the padding). Packing, by either, is done beforehand and not timed. "
+        f"A training step over a batch of B, T, D, H = {shape}, float32, whose rows fill only some of the "
+        "B * T steps; padding is excluded from the loss. `lstmx` uses `lengths`; with `segment_ids` the same "
+        "sequences are packed into fewer rows. `flax` uses `seq_lengths`, and returns the state at the end "
+        "of each row. torch uses a PackedSequence, or also computes the padding (its final state is then "
+        "that after the padding). Packing is not timed. "
         f"Milliseconds, medians of {field.rounds} rounds."
     )
 
@@ -89,7 +89,7 @@ def lengths_run(shape: Shape, lengths: np.ndarray) -> Run:
 
 
 def packed_run(shape: Shape, lengths: np.ndarray) -> Run:
-    """A training step of lstmx over the same sequences, several to a row."""
+    """A training step of lstmx over the same sequences, packed into fewer rows."""
     cell, params = rivals.lstmx_params(shape)
     xs, ids = packed(problems.arrays(shape).xs, lengths)
     count = int(lengths.sum()) * shape.units
@@ -102,7 +102,7 @@ def packed_run(shape: Shape, lengths: np.ndarray) -> Run:
 
 
 def packed(xs: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences one after another in rows: inputs `[T, R, D]` and segment ids `[T, R]`."""
+    """Sequences packed into rows: inputs `[T, R, D]` and segment ids `[T, R]`."""
     steps, _, features = xs.shape
     rows = problems.packed_rows(lengths, steps)
     inputs = np.zeros((steps, len(rows), features), xs.dtype)

@@ -8,30 +8,30 @@ from pathlib import Path
 from scripts.benchmarks.rivals import Field
 from scripts.benchmarks.tables import Section
 
-# From here on the work of others is no mere noise.
+# A share of other processes above which the times are not reliable.
 MUCH = 0.03
 
 _METHOD = """\
-All rivals of a problem are built and compiled first, and then run in turn, round after round, so that
-whatever else the machine does hits them alike; each is timed after a pause and as many untimed runs as timed
-ones, several in a row where they are short. A ratio is that of two times of the same round. All have the same
-weights and inputs, and all the threads. lstmx is `lstmx.scan`, time-major, as it comes (in brackets the
-implementation it chose); a column with the name of an implementation is `implementation="..."`, and that of
-the one it chose repeats its time."""
+All libraries are built and compiled first for each problem. They then run in turn, round after round, so that
+other load on the machine affects all of them equally. Each measurement follows a pause and as many untimed
+runs as timed ones; short runs are timed several in a row. Ratios compare times of the same round. All use the
+same weights and inputs, and all threads. `lstmx` is `lstmx.scan`, time-major, with default options (with the
+chosen implementation in parentheses). Columns named after an implementation use `implementation="..."`; the
+column of the default one repeats its time."""
 _RIVALS = {
     "flax": """\
-Flax is `nnx.RNN` of `OptimizedLSTMCell`, time-major and with the better of `unroll` 1 and 4 (compile times:
-those of 1).""",
+Flax is `nnx.RNN` with `OptimizedLSTMCell`, time-major, with the faster of `unroll` 1 and 4 (compile times are
+for 1).""",
     "torch": """\
-torch is `torch.nn.LSTM`, forward in inference mode; on a CPU it uses oneDNN, on a GPU cuDNN.""",
+torch is `torch.nn.LSTM`, in inference mode for the forward pass; it uses oneDNN on CPUs, cuDNN on GPUs.""",
     "flush": """\
-"Denormals flushed" is the same after `torch.set_flush_denormal(True)` in a second process that takes its turn
-in the same rounds: torch's threads take that mode from the thread that starts them.""",
+"Denormals flushed" is torch after `torch.set_flush_denormal(True)`, in a second process that runs in the same
+rounds, because torch's threads inherit this mode from the thread that starts them.""",
     "onnxruntime": """\
-onnxruntime runs the LSTM operator, forward.""",
+onnxruntime runs the LSTM operator (forward pass only).""",
 }
 _ON_GPU = """\
-All wait for the device after each run. Float32 matmuls are as precise as each makes them by itself."""
+All wait for the device after each run. Float32 matmuls have the default precision of each library."""
 
 
 def page(
@@ -46,18 +46,18 @@ def page(
     """The whole page in Markdown.
 
     Args:
-      command: the arguments that made it.
+      command: the arguments of the run.
       machine: processor, threads and versions.
-      peaks: FLOP/s of the best matmul by type; the limit is made of them, where there is one.
-      field: the rivals that took part.
-      seconds: how long it took.
-      others: the share of the processors that other processes took meanwhile, None if it is not known.
-      sections: what was measured.
+      peaks: FLOP/s of the fastest matmul by type, from which the limits are computed.
+      field: the rivals.
+      seconds: the duration of the run.
+      others: the share of the processors that other processes used, None if unknown.
+      sections: the results.
     """
     parts = [
         "# Benchmarks",
-        f"Made by\n\n    {shlex.join(command)}\n\non {datetime.date.today()}, in {seconds / 60:.1f} minutes: "
-        f"{machine}.",
+        f"Measured by\n\n    {shlex.join(command)}\n\n"
+        f"on {datetime.date.today()}, in {seconds / 60:.1f} minutes: {machine}.",
         "" if others is None else _disturbance(others),
         _METHOD,
         "\n".join(_RIVALS[name] for name in field.present),
@@ -65,10 +65,10 @@ def page(
     ]
     if peaks:
         rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in peaks.items())
-        latency = "" if field.device == "cpu" else ", and no step below half a microsecond"
+        latency = "" if field.device == "cpu" else ", and at least half a microsecond per step"
         parts.append(
-            "The limit is the work of the matmuls at the rate of the best square matmul measured here (by "
-            f"jax, and on a CPU by torch): {rates}{latency}."
+            "The limit is the time of the matmuls alone, at the rate of the fastest square matmul measured "
+            f"on this machine (by jax, and on a CPU also by torch): {rates}{latency}."
         )
     for section in sections:
         parts += [f"## {section.title}", section.text]
@@ -76,12 +76,12 @@ def page(
 
 
 def _disturbance(others: float) -> str:
-    text = f"Other processes took {others:.1%} of the processors meanwhile."
+    text = f"Other processes used {others:.1%} of the processors during the measurement."
     if others < MUCH:
         return text
     return (
-        f"**{text} Do not trust these times**: those whose threads wait for one another at every step, as "
-        "torch's do, suffer the most."
+        f"**{text} Do not trust these times**: libraries whose threads synchronize at every step, such as "
+        "torch, are affected most."
     )
 
 

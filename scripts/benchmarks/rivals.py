@@ -1,4 +1,4 @@
-"""Who takes part: lstmx by implementation, flax, torch and onnxruntime, each in its fastest form."""
+"""The rivals: the implementations of lstmx, flax, torch and onnxruntime, each in its fastest form."""
 
 import functools
 import importlib.util
@@ -29,17 +29,17 @@ Builders = dict[str, Callable[[], Rival]]
 
 @dataclass(frozen=True)
 class Field:
-    """Where the rivals meet, and which of them there are.
+    """The device and options of a comparison, and the available rivals.
 
     Attributes:
         device: `"cpu"` or `"gpu"`.
         dtype: type of inputs, weights and matmuls.
-        rounds: how often each is timed.
+        rounds: how often to time each rival.
         quick: tiny problems, for the tests.
         torch: whether torch can run on the device.
-        onnxruntime: whether onnxruntime can run what onnx writes, on the device.
-        paired: the process that runs torch with denormals flushed; None where that cannot be.
-        only: the rivals that were asked for, implementations among them; None for all.
+        onnxruntime: whether onnx and onnxruntime can run on the device.
+        paired: the process that runs torch with denormals flushed; None if unavailable.
+        only: the requested rivals, including implementations; None for all.
     """
 
     device: str = "cpu"
@@ -53,30 +53,30 @@ class Field:
 
     @property
     def torch_device(self) -> str:
-        """torch's name of the device."""
+        """The name of the device in torch."""
         return "cuda" if self.device == "gpu" else "cpu"
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The rivals that take part: flax, torch, onnxruntime and "flush" for torch's second process."""
+        """The rivals of this comparison: flax, torch, onnxruntime and "flush" for torch's second process."""
         flax = self.only is None or "flax" in self.only
         there = {"flax": flax, "torch": self.torch, "flush": self.paired, "onnxruntime": self.onnxruntime}
         return tuple(name for name, is_there in there.items() if is_there)
 
     def asked(self, builders: Builders) -> Builders:
-        """Those that were asked for, and lstmx itself."""
+        """The requested rivals, and lstmx itself."""
         if self.only is None:
             return builders
         return {name: build for name, build in builders.items() if owner(name) in (OWN, *self.only)}
 
 
 def names() -> list[str]:
-    """All rivals of lstmx as it comes, by which they can be asked for."""
+    """The names of all rivals that can be requested."""
     return [*choice.IMPLEMENTATIONS, "flax", "torch", "onnxruntime"]
 
 
 def owner(column: str) -> str:
-    """Whose column it is.
+    """The library or implementation of a column.
 
     Example:
       >>> owner("torch, denormals flushed"), owner("lstmx.step")
@@ -87,7 +87,7 @@ def owner(column: str) -> str:
 
 @contextmanager
 def field(device: str, only: tuple[str, ...] | None, **options: Any) -> Iterator[Field]:
-    """The field on a device, with those rivals that are installed; says on stderr who is missing."""
+    """The comparison on a device with the installed rivals; reports missing ones on stderr."""
     asked = names() if only is None else only
     has_torch = "torch" in asked and _installed("torch")
     has_onnx = "onnxruntime" in asked and device == "cpu" and _installed("onnxruntime", "onnx")
@@ -145,7 +145,7 @@ def torch_pair(function: str, arguments: tuple, field: Field) -> Builders:
 
 
 def steps(shape: Shape, field: Field) -> Builders:
-    """The rivals for one step of a stream, the state carried on."""
+    """The rivals for one streaming step, with the state carried over."""
     builders: Builders = {OWN: lambda: timing.rival(lstmx_step(shape, "scan"))}
     for name in implementations(shape, "float32"):
         builders[name] = functools.partial(_named_step, shape, name)
@@ -161,7 +161,7 @@ def steps(shape: Shape, field: Field) -> Builders:
 
 
 def implementations(shape: Shape, dtype: str) -> list[str]:
-    """The implementations that can run a shape, but for the one that lstmx takes by itself."""
+    """The implementations that can run a shape, except for the default one."""
     cell, xs = _cell(shape, dtype), _abstract(shape, dtype)
     default = lstmx.which_implementation(cell, xs=xs)
     able = []
@@ -175,12 +175,12 @@ def implementations(shape: Shape, dtype: str) -> list[str]:
 
 
 def default_implementation(shape: Shape, dtype: str = "float32") -> str:
-    """The implementation that lstmx takes by itself."""
+    """The implementation that lstmx uses by default."""
     return lstmx.which_implementation(_cell(shape, dtype), xs=_abstract(shape, dtype))
 
 
 def warm_up() -> None:
-    """Runs each implementation once, so that what one builds on its first use is not counted anywhere."""
+    """Runs each implementation once, so that builds at first use are not timed."""
     shape = problems.TINY[0]
     for name in (default_implementation(shape), *implementations(shape, "float32")):
         lstmx_layer(shape, "training", "float32", implementation=name)()
@@ -199,7 +199,7 @@ def flax_layer(shape: Shape, mode: Mode, dtype: str, unroll: int = 1) -> Run:
 
 
 def program(rival: str, shape: Shape, mode: Mode, dtype: str, **options: Any) -> tuple[Callable, Any, Any]:
-    """The jitted function of lstmx or flax, and its arguments: for those who look into it."""
+    """The jitted function of lstmx or flax and its arguments, for inspection."""
     make = {OWN: _lstmx, "flax": flax_call}[rival]
     call, params, xs = make(shape, dtype, **options)
     return _compiled(call, mode), params, xs
@@ -214,7 +214,7 @@ def lstmx_params(shape: Shape, dtype: str = "float32") -> tuple[lstmx.LSTM, lstm
 
 
 def flax_params(rnn: nnx.Module, shape: Shape, dtype: str = "float32") -> tuple[Any, list[jax.Array]]:
-    """A function from leaves to the module, and the leaves: the shape's weights in Flax's order."""
+    """A function from leaves to the module, and the leaves: the weights of the shape in Flax's order."""
     _, kernel, recurrent, bias = (jnp.asarray(array, dtype) for array in problems.arrays(shape))
     graph, state = nnx.split(rnn)
     structure = jax.tree.structure(state)
@@ -223,7 +223,7 @@ def flax_params(rnn: nnx.Module, shape: Shape, dtype: str = "float32") -> tuple[
 
 
 def lstmx_step(shape: Shape, function: str, **options: Any) -> Run:
-    """A run that moves a stream on by one step: by a `"scan"` of one step, or by `"step"`."""
+    """A run of one streaming step, by a `"scan"` of one step or by `"step"`."""
     cell, params = lstmx_params(shape)
     x = jnp.asarray(problems.arrays(shape).xs)
     if function == "step":
@@ -249,7 +249,7 @@ def onnx_layer(shape: Shape) -> Run:
 
 
 def onnx_step(shape: Shape) -> Run:
-    """The same for one step, the state handed in and out."""
+    """The same for one step, with the state passed in and out."""
     session, xs = _onnx_session(shape, carries=True), problems.arrays(shape).xs
     h = c = jnp.zeros((1, shape.batch, shape.units)).__array__()
 
@@ -268,7 +268,7 @@ def _onnx_session(shape: Shape, carries: bool):
     state = cell.initial_state((shape.batch,)) if carries else None
     model = convert_onnx.to_model([convert_onnx.to_node(cell, params, initial_state=state)])
     for name in ("initial_h", "initial_c") if carries else ():
-        # Stored values become inputs of the same names.
+        # Turn stored values into inputs of the same names.
         stored = next(tensor for tensor in model.graph.initializer if tensor.name == name)
         value = model.graph.input.add()
         value.name = name
@@ -312,7 +312,7 @@ def _lstmx(shape: Shape, dtype: str, **options: Any):
 
 
 def flax_call(shape: Shape, dtype: str = "float32", unroll: int = 1) -> tuple[Callable, Any, jax.Array]:
-    """A function of leaves and inputs, time-major, and both."""
+    """A function of leaves and time-major inputs, the leaves, and the inputs."""
     dtype = jnp.dtype(dtype)
     # The recurrent kernel is replaced; drawing an orthogonal one is not possible in half precision.
     zeros = nnx.initializers.zeros_init()
@@ -329,7 +329,7 @@ def flax_call(shape: Shape, dtype: str = "float32", unroll: int = 1) -> tuple[Ca
     carry = _flax_carry(shape, dtype)
 
     def call(leaves, xs, **options):
-        # Without a carry of its own it would draw one, which a jitted function may not.
+        # Without a carry it would draw one, which is not possible in a jitted function.
         return module(leaves)(xs, initial_carry=carry, **options)
 
     return call, leaves, jnp.asarray(problems.arrays(shape).xs, dtype)
@@ -340,7 +340,7 @@ def _flax_carry(shape: Shape, dtype: Any = "float32"):
 
 
 def _compiled(call: Callable, mode: Mode) -> Callable:
-    """The call itself, or a training step: a loss, and its gradients to parameters and inputs."""
+    """The call itself, or a training step: a loss and its gradients with respect to parameters and inputs."""
     if mode == "forward":
         return jax.jit(call)
 

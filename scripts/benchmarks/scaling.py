@@ -9,7 +9,7 @@ from scripts.benchmarks.problems import Shape
 from scripts.benchmarks.rivals import OWN, Field
 from scripts.benchmarks.tables import Row, Section
 
-# Long sequences take seconds a run, and a curve of many points averages by itself.
+# Runs over long sequences take seconds, and a curve of many points is smooth enough.
 _MOST_ROUNDS = 3
 _COMPARED = ("flax", "torch")
 
@@ -19,11 +19,11 @@ UNITS = (32, 64, 128, 256, 512, 1024)
 
 
 def section(field: Field, stem: str) -> Section:
-    """Tables and plots of a training step's time against T, B and H.
+    """Tables and plots of the time of a training step against T, B and H.
 
     Args:
-      field: the rivals; of those flax and torch take part.
-      stem: how the names of the plots begin.
+      field: the rivals, of which flax and torch are used.
+      stem: the prefix of the names of the plots.
     """
     field = dataclasses.replace(field, rounds=min(field.rounds, _MOST_ROUNDS))
     steps, batches, units = ((10, 30), (1, 2), (4, 8)) if field.quick else (STEPS, BATCHES, UNITS)
@@ -45,7 +45,7 @@ def section(field: Field, stem: str) -> Section:
 
 def _row(label: str, shape: Shape, field: Field) -> Row:
     builders = rivals.layers(shape, "training", field)
-    # The implementations by name are in the tables of layers.
+    # The other implementations are in the tables of layers.
     builders = {name: build for name, build in builders.items() if name in (OWN, *_COMPARED)}
     row = layers.row(label, layers.built_from(builders), field)
     layers.say(f"scaling {shape}", row)
@@ -63,13 +63,14 @@ def _plot(title: str, axis: str, values: Sequence[int], rows: Sequence[Row]) -> 
 
 
 def linearity(steps: Sequence[int], rows: Sequence[Row]) -> str:
-    """What a step costs in the longest sequence by what it costs in the shortest."""
+    """The time per step of the longest sequence relative to the shortest."""
     growth = [
         f"{name} {_per_step(rows[-1], steps[-1], name) / _per_step(rows[0], steps[0], name):.2f}"
         for name in tables.columns(rows)
     ]
     return (
-        f"The time of one step of {steps[-1]:,} by that of one of {steps[0]:,}, 1 being linear: "
+        f"Time per step with T = {steps[-1]:,} divided by that with T = {steps[0]:,} "
+        "(1 means linear scaling): "
         f"{', '.join(growth)}."
     )
 

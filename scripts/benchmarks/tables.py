@@ -8,19 +8,19 @@ from typing import NamedTuple
 from scripts.benchmarks.timing import Ratio, geometric_mean, ratio
 
 _RATIOS = (
-    "The time of lstmx by that of the column in the same round (below 1: lstmx is faster): median, in "
-    "brackets the quartiles."
+    "The time of lstmx divided by that of the column, in the same round (below 1: lstmx is faster): median "
+    "(quartiles)."
 )
 
 
 class Row(NamedTuple):
-    """What was measured of one problem.
+    """The measurements of one problem.
 
     Attributes:
         label: the problem.
-        times: seconds a round by column, those of lstmx first.
-        limit: the least seconds possible, None if there is no such number.
-        note: stands beside the time of lstmx.
+        times: seconds in each round, by column; lstmx comes first.
+        limit: the shortest possible time in seconds, None if unknown.
+        note: shown next to the time of lstmx.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Section(NamedTuple):
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits.
+    """Formats seconds as milliseconds with three digits.
 
     Example:
       >>> milliseconds(0.0123456), milliseconds(1.2345)
@@ -49,7 +49,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def comparison(head: str, rows: Sequence[Row]) -> str:
-    """Times, and the ratios if there is anything to compare with."""
+    """The times, and the ratios if there is something to compare with."""
     times = times_table(head, rows)
     if len(columns(rows)) == 1 and rows[0].limit is None:
         return times
@@ -72,7 +72,7 @@ def times_table(head: str, rows: Sequence[Row]) -> str:
 
 
 def ratios_table(head: str, rows: Sequence[Row]) -> str:
-    """The time of lstmx by that of each other column: median (quartiles) over rounds; means below."""
+    """The time of lstmx divided by the other columns: median (quartiles) over rounds; geometric means."""
     own, *names = columns(rows)
     limited = any(row.limit is not None for row in rows)
     lines = [[head, *(["limit"] if limited else []), *names]]
@@ -88,7 +88,7 @@ def ratios_table(head: str, rows: Sequence[Row]) -> str:
 
 
 def shown(value: Ratio) -> str:
-    """A ratio and its quartiles; those of a column that is lstmx itself are left out.
+    """A ratio and its quartiles, without quartiles for the column of lstmx itself.
 
     Example:
       >>> shown(Ratio(0.5, 0.456, 0.55))
@@ -105,7 +105,7 @@ def columns(rows: Iterable[Row]) -> list[str]:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table of its head and its lines."""
+    """A table in Markdown; the first line is the header."""
     head, *rest = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
 

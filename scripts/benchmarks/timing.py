@@ -1,4 +1,4 @@
-"""Timing rivals in turn, and what is made of the times."""
+"""Times rivals in turn, and summarizes the times."""
 
 import math
 import statistics
@@ -10,9 +10,9 @@ import numpy as np
 
 Run = Callable[[], object]
 
-# Threads of a rival go on spinning after its run (OpenMP's do), on the cores that the next one wants.
+# Threads of a rival (such as OpenMP's) keep spinning after its run, on the cores that the next one needs.
 PAUSE = 0.05
-# What is shorter than this is run several times in a row.
+# Shorter runs are timed several in a row.
 LEAST_SECONDS = 0.01
 _MOST_RUNS = 1000
 _LONG = 3.0
@@ -21,8 +21,8 @@ _LONG = 3.0
 class Rival(NamedTuple):
     """Something compiled and ready to be timed."""
 
-    time: Callable[[int], float]  # seconds a run takes: the mean of so many, after as many untimed ones
-    compiling: float  # seconds that its first run took beyond those of a later one
+    time: Callable[[int], float]  # mean seconds of this many runs, after as many untimed ones
+    compiling: float  # seconds of the first run minus those of a later one
 
 
 class Ratio(NamedTuple):
@@ -34,16 +34,16 @@ class Ratio(NamedTuple):
 
 
 def settle_allocator() -> None:
-    """Brings malloc to the state that it reaches in a process which has freed a large array.
+    """Brings malloc to the state of a process that has freed a large array.
 
-    glibc returns blocks to the system at once until it has seen one of their size freed, up to 32 MiB, and
-    then keeps them. Before that, a training step of torch may take a fifth more, in page faults.
+    glibc returns freed blocks to the system until one of their size (up to 32 MiB) has been freed, and keeps
+    them afterwards. Before that, page faults may make a training step of torch a fifth slower.
     """
     np.ones(31 << 20, np.uint8)
 
 
 def rival(run: Run) -> Rival:
-    """Makes a rival of a function, in this process: runs it for the first time."""
+    """A rival that calls a function in this process; runs it for the first time."""
     start = time.perf_counter()
     run()
     first = time.perf_counter() - start
@@ -51,7 +51,7 @@ def rival(run: Run) -> Rival:
 
 
 def seconds(run: Run, runs: int) -> float:
-    """The mean time of so many runs in a row, after as many untimed ones: threads have slept in the pause."""
+    """The mean time of consecutive runs, after as many untimed ones, which wake the threads."""
     for _ in range(runs):
         run()
     start = time.perf_counter()
@@ -61,7 +61,7 @@ def seconds(run: Run, runs: int) -> float:
 
 
 def fastest(runs: Mapping[str, Run]) -> str:
-    """The name of the fastest of the variants of one rival: the least of three, or of one if it is long."""
+    """The name of the fastest variant of a rival, by the minimum of three runs, or of one if it is long."""
     if len(runs) == 1:
         return next(iter(runs))
     times = {name: [] for name in runs}
@@ -77,16 +77,16 @@ def fastest(runs: Mapping[str, Run]) -> str:
 def interleaved(rivals: Mapping[str, Rival], rounds: int, pause: float = PAUSE) -> dict[str, list[float]]:
     """Times all rivals in turn, round after round.
 
-    Whatever else the machine does hits them alike. The order moves on by one with each round, so that nobody
-    always runs after the same neighbour.
+    Other load on the machine thus affects all of them equally. The order rotates by one in each round, so
+    that no rival always runs after the same one.
 
     Args:
       rivals: by name.
-      rounds: how often each is timed.
-      pause: seconds before each.
+      rounds: how often to time each.
+      pause: seconds to wait before each.
 
     Returns:
-      For each rival its seconds a run, one number a round.
+      The seconds per run of each rival, one number per round.
     """
     names = list(rivals)
     runs = {

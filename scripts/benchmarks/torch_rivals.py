@@ -1,4 +1,4 @@
-"""torch's side. It imports neither jax nor lstmx: a second process runs it as well (see paired.py)."""
+"""The rivals of torch. Imports neither jax nor lstmx, since a second process also runs it (see paired.py)."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from scripts.benchmarks.timing import Run
 
 
 def layer(sizes: Sequence[int], mode: Mode, device: str = "cpu", dtype: str = "float32") -> Run:
-    """A run of torch.nn.LSTM, with oneDNN or cuDNN where torch has it."""
+    """A run of torch.nn.LSTM, with oneDNN or cuDNN if torch has it."""
     shape = Shape(*sizes)
     lstm = _lstm(shape, device, dtype)
     xs = torch.tensor(arrays(shape).xs).to(device, getattr(torch, dtype))
@@ -22,7 +22,7 @@ def layer(sizes: Sequence[int], mode: Mode, device: str = "cpu", dtype: str = "f
 
 
 def step(sizes: Sequence[int], module: str) -> Run:
-    """A run that moves a stream on by one step: by `"LSTM"`, or by the cell, `"LSTMCell"`."""
+    """A run of one streaming step, by `"LSTM"` or by the cell, `"LSTMCell"`."""
     shape = Shape(*sizes)
     lstm = _lstm(shape, "cpu", "float32")
     x = torch.tensor(arrays(shape).xs)
@@ -45,7 +45,7 @@ def step(sizes: Sequence[int], module: str) -> Run:
 
 
 def ragged(sizes: Sequence[int], rows: Sequence[int], packed: bool, device: str = "cpu") -> Run:
-    """A training step over rows of unequal length: packed beforehand, or padded, the padding computed too."""
+    """A training step over rows of unequal length, packed beforehand or padded (computing the padding)."""
     shape = Shape(*sizes)
     lstm = _lstm(shape, device, "float32")
     xs = torch.tensor(arrays(shape).xs)
@@ -62,7 +62,7 @@ def ragged(sizes: Sequence[int], rows: Sequence[int], packed: bool, device: str 
 
 
 class LanguageModel(torch.nn.Module):
-    """Embedding, stacked LSTM and softmax, dropout at the places of `lstmx.models.LanguageModel`."""
+    """Embedding, stacked LSTM and softmax, with dropout as in `lstmx.models.LanguageModel`."""
 
     def __init__(self, vocabulary: int, embedding: int, units: int, layers: int, dropout: float):
         super().__init__()
@@ -72,7 +72,7 @@ class LanguageModel(torch.nn.Module):
         self.output = torch.nn.Linear(units, vocabulary)
 
     def forward(self, tokens, state=None):
-        """Logits `[T, B, V]` and the state, of tokens `[T, B]`."""
+        """Logits `[T, B, V]` and the state for tokens `[T, B]`."""
         ys, state = self.lstm(self.dropout(self.embedding(tokens)), state)
         return self.output(self.dropout(ys)), state
 
@@ -80,15 +80,15 @@ class LanguageModel(torch.nn.Module):
 def model_step(
     tokens: Sequence[int], model: dict, optimizer: str, learning_rate: float, clip: float, device: str = "cpu"
 ) -> Run:
-    """A whole training step of a language model: loss, gradients, clipping, update, the state carried on.
+    """A training step of a language model: loss, gradients, clipping and update, with the state carried over.
 
     Args:
       tokens: T and B.
       model: arguments of LanguageModel.
       optimizer: `"adam"` or `"sgd"`, in torch's fused form.
-      learning_rate: of all steps.
+      learning_rate: the learning rate.
       clip: the largest global norm of the gradient.
-      device: torch's name of it.
+      device: the name of the device in torch.
     """
     torch.set_num_threads(threads())
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def model_step(
 
 
 class Forecaster(torch.nn.Module):
-    """A `lstmx.models.DirectForecaster` of patches, with the last value subtracted and a linear map."""
+    """A `lstmx.models.DirectForecaster` with patches, subtraction of the last value and a linear map."""
 
     def __init__(self, input_size: int, horizon: int, patch_size: int, units: int, readout: str):
         super().__init__()
@@ -125,7 +125,7 @@ class Forecaster(torch.nn.Module):
         self.linear = torch.nn.Linear(input_size, horizon)
 
     def forward(self, history):
-        """Forecasts `[B, H]` of histories `[B, L]`."""
+        """Forecasts `[B, H]` for histories `[B, L]`."""
         last = history[:, -1:]
         xs = history - last
         ys, _ = self.lstm(self.dropout(self.embedding(xs.unflatten(1, (-1, self.patch_size)))))
@@ -134,12 +134,12 @@ class Forecaster(torch.nn.Module):
 
 
 def forecaster_step(batch: int, sizes: dict, learning_rate: float, clip: float, device: str = "cpu") -> Run:
-    """A whole training step of a forecaster on squared errors.
+    """A training step of a forecaster with squared errors.
 
     Args:
-      batch: windows.
+      batch: windows per batch.
       sizes: arguments of Forecaster.
-      learning_rate, clip, device: as of `model_step`, with Adam.
+      learning_rate, clip, device: as in `model_step`, with Adam.
     """
     torch.set_num_threads(threads())
     torch.manual_seed(0)
@@ -166,7 +166,7 @@ def matmul(size: int) -> Run:
 
 
 def flushes_denormals() -> bool:
-    """Whether denormal numbers count as zero, in every thread."""
+    """Whether every thread flushes denormal numbers to zero."""
     torch.set_num_threads(threads())
     return bool((torch.full((1 << 20,), 1e-39) * 1.0 == 0).all())
 
@@ -174,7 +174,7 @@ def flushes_denormals() -> bool:
 def parameters(shape: Shape) -> dict[str, torch.Tensor]:
     """The weights of a shape under torch's names."""
     _, kernel, recurrent, bias = map(torch.tensor, arrays(shape))
-    # Of torch's two biases only the sum matters.
+    # Only the sum of torch's two biases matters.
     return {
         "weight_ih_l0": kernel.T.contiguous(),
         "weight_hh_l0": recurrent.T.contiguous(),
@@ -213,7 +213,7 @@ def _training(module, inputs, loss: Callable[[], torch.Tensor], device: str) -> 
 
 
 def _updated(network, update, loss: torch.Tensor, clip: float, device: str) -> torch.Tensor:
-    """The loss, once the network is updated by it."""
+    """The loss, after updating the network."""
     update.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), clip)

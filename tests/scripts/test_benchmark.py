@@ -308,9 +308,9 @@ def test_the_page_tells_of_what_took_part(tmp_path):
     assert "torch is" in text
     assert not any(word in text for word in ("Flax is", "onnxruntime runs", "flush", "limit"))
     assert "400 GFLOP/s in float32" in report.page([], "", {"float32": 4e11}, field, 1.0, None, [])
-    assert "Other processes took 0.4% of the processors meanwhile.\n" in text
+    assert "Other processes used 0.4% of the processors during the measurement.\n" in text
     assert "Do not trust" not in text
-    assert "took 10.0% of the processors meanwhile. Do not trust" in report.page(
+    assert "used 10.0% of the processors during the measurement. Do not trust" in report.page(
         [], "", {}, field, 1.0, 0.1, []
     )
     report.write(tmp_path / "new" / "page.md", text, sections)
@@ -392,9 +392,12 @@ def test_ragged_scaling_and_models():
     assert "| sum of lengths | lstmx | lstmx, segment_ids |" in section.text
     section = scaling.section(field, "page")
     assert set(section.plots) == {"page-t.svg", "page-b.svg", "page-h.svg"}
-    assert "The time of one step of 30 by that of one of 10, 1 being linear: lstmx " in section.text
+    assert (
+        "Time per step with T = 30 divided by that with T = 10 (1 means linear scaling): lstmx "
+        in section.text
+    )
     rows = [Row("", {"lstmx": [1.0]}), Row("", {"lstmx": [6.0]})]
-    assert scaling.linearity((10, 30), rows).endswith("1 being linear: lstmx 2.00.")
+    assert scaling.linearity((10, 30), rows).endswith("(1 means linear scaling): lstmx 2.00.")
     text = models.section(field).text
     assert "char_lm: 1 x 16 units, B = 4, T = 16, V = 20, adamw" in text
 
