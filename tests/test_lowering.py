@@ -1,6 +1,7 @@
-"""What a TPU would be given, as far as that can be known without one: the scans of all cells, lowered."""
+"""What other machines and tools get: the scans of all cells, lowered for a TPU, and their primitives."""
 
 import jax
+import jax.extend
 import numpy as np
 import pytest
 import variants
@@ -30,3 +31,35 @@ def test_scan_is_lowered_for_a_tpu(name):
     assert text.count("stablehlo.while") >= 2
     # No kernel of another machine.
     assert "custom_call" not in text.replace("@Sharding", "")
+
+
+def primitives_of(jaxpr):
+    """The names of all primitives in a jaxpr, those of inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from primitives_of(inner)
+
+
+def primitives(network, implementation):
+    params = network.init(jax.random.key(0), 3)
+    xs = np.ones((5, 2, 3), np.float32)
+
+    def run(params, xs):
+        options = {"implementation": implementation}
+        stepped = lstmx.step(network, params, None, xs[0], **options)
+        return lstmx.scan(network, params, xs, lengths=np.array([5, 2]), **options), stepped
+
+    return set(primitives_of(jax.make_jaxpr(run)(params, xs).jaxpr))
+
+
+@pytest.mark.parametrize("cell", [lstmx.LSTM(4), lstmx.GRU(4), lstmx.SLSTM(4), lstmx.MinGRU(4)], ids=repr)
+def test_the_reference_uses_only_primitives_of_jax(cell):
+    found = primitives(lstmx.Stack((cell, cell)), "reference")
+    assert "scan" in found
+    assert not [name for name in found if "lstmx" in name or name in ("ffi_call", "custom_vjp_call")]
+
+
+def test_the_kernels_are_primitives_of_lstmx():
+    if lstmx.which_implementation(lstmx.LSTM(4)) == "native":
+        assert [name for name in primitives(lstmx.LSTM(4), "native") if "lstmx" in name]

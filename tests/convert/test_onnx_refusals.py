@@ -1,6 +1,7 @@
 """What the conversion from and to ONNX's nodes refuses, and how it says so."""
 
 import conversions
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -187,3 +188,19 @@ def test_other_refusals():
     nodes = [random_node("RNN"), random_node("RNN", without=("sequence_lens",))]
     with pytest.raises(ValueError, match="lengths of the nodes must be the same"):
         convert.from_nodes(nodes)
+
+
+@pytest.mark.parametrize("network", [lstmx.LSTM(4), lstmx.GRU(4), lstmx.Bidirectional(lstmx.Elman(4))])
+def test_a_network_of_one_layer_is_one_node(network):
+    params = network.init(jax.random.key(0), 3)
+    state = network.initial_state((2,))
+    (node,) = convert.to_nodes(network, params, layout=1, initial_state=state)
+    expected = convert.to_node(network, params, layout=1, initial_state=state)
+    assert (node.op_type, node.attributes) == (expected.op_type, expected.attributes)
+    assert jax.tree.all(jax.tree.map(np.array_equal, node.tensors, expected.tensors))
+
+
+@pytest.mark.parametrize("network", [None, {}, lstmx.MinGRU(4), lstmx.Stack((lstmx.Stack((lstmx.GRU(4),)),))])
+def test_what_is_no_network_of_layers_has_no_nodes(network):
+    with pytest.raises(TypeError, match="an ONNX node can express Elman, GRU, LSTM, not"):
+        convert.to_nodes(network, ((),))

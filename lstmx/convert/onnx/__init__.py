@@ -205,14 +205,14 @@ def from_nodes(nodes: Sequence[Node]) -> Recurrent:
 
 
 def to_nodes(
-    network: Stack,
-    params: tuple,
+    network: Cell | Bidirectional | Stack,
+    params: PyTree,
     reverse: bool = False,
     layout: Literal[0, 1] = 0,
-    initial_state: tuple | None = None,
+    initial_state: State | None = None,
     lengths: ArrayLike | None = None,
 ) -> list[Node]:
-    """A stack as one node a layer; the arguments are those of `to_node`.
+    """A network as one node for each layer; the arguments are those of `to_node`.
 
     A node's outputs `[T, directions, B, H]` have to be made the next one's inputs `[T, B, directions * H]`:
     `to_model` does it. Dropout is not written.
@@ -224,6 +224,8 @@ def to_nodes(
       >>> [node.tensors["W"].shape for node in nodes]
       [(1, 2, 2), (1, 2, 2)]
     """
+    if not isinstance(network, Stack):
+        return [to_node(network, params, reverse, layout, initial_state, lengths)]
     if network.connections != "plain":
         raise ValueError(f"ONNX nodes cannot express connections={network.connections!r} of Stack")
     states = (None,) * len(network.layers) if initial_state is None else initial_state
