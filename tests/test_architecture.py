@@ -1,4 +1,4 @@
-"""Who may import whom, how long a file may be, and what `import lstmx` costs."""
+"""Which modules may import which, how long files may be, and what `import lstmx` imports."""
 
 import ast
 import subprocess
@@ -16,7 +16,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 
-# A part of lstmx: the parts that it may import. "" is lstmx/__init__.py.
+# For each part of lstmx, the parts that it may import; "" is lstmx/__init__.py.
 CORE = {"cells", "scan", "networks", "regularizers"}
 ARROWS = {
     "cells": {"cells"},
@@ -37,7 +37,7 @@ ARROWS = {
     "": CORE,
 }
 
-# A package: the folders and files that may import it. Tests may import everything.
+# For each package, the folders and files that may import it. Tests may import everything.
 HOMES = {
     "orbax": ("lstmx/training/checkpoint.py",),
     "tensorflow_datasets": ("lstmx/data/", "experiments/datasets/"),
@@ -52,7 +52,7 @@ HOMES = {
         "scripts/",
     ),
     "pandas": ("lstmx/forecasting/", "experiments/datasets/", "scripts/"),
-    # Converters work on plain arrays; one function each reads and writes ONNX files.
+    # Converters use plain arrays; only the functions that read and write ONNX files import onnx.
     "onnx": ("lstmx/convert/onnx/models.py",),
     **dict.fromkeys(("torch", "keras", "haiku", "onnxruntime", "safetensors", "h5py"), ("scripts/",)),
     "experiments": ("experiments/", "scripts/"),
@@ -62,18 +62,18 @@ LONGEST = 450
 
 
 def imported(source):
-    """The dotted names that a piece of source imports, those inside of functions included."""
+    """The dotted names that source code imports, including imports in functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # A relative import would pass unseen; the repository has none.
+            # Relative imports would not be checked; there are none.
             assert node.level == 0, ast.unparse(node)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def parts_of(name):
-    """The part of lstmx that a dotted name lies in, as a set of one or none."""
+    """The part of lstmx that contains a dotted name, as a set of at most one."""
     package, *rest = name.split(".")
     if package != "lstmx":
         return set()
@@ -81,7 +81,7 @@ def parts_of(name):
 
 
 def violations(path, source):
-    """What a file imports and may not."""
+    """The imports of a file that are not allowed."""
     part = "" if path.parts == ("lstmx", "__init__.py") else path.with_suffix("").parts[1]
     for name in imported(source):
         if path.parts[0] == "lstmx" and not parts_of(name) <= ARROWS[part]:
@@ -123,7 +123,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("path", "source"), [(path, s) for path, sources in WRONG.items() for s in sources])
-def test_wrong_imports_are_seen(path, source):
+def test_wrong_imports_are_detected(path, source):
     assert len(list(violations(Path(path), source))) == 1
 
 
@@ -145,7 +145,7 @@ HEAVY = (
     "keras", "haiku",
 )  # fmt: skip
 
-# Raises on every import of HEAVY, then does a day's work.
+# Blocks every import of HEAVY, then uses the functional layer.
 WITHOUT = f"""
 import sys
 class Blocker:
@@ -167,26 +167,26 @@ except ModuleNotFoundError as error:
 """
 
 
-def test_lstmx_needs_jax_and_numpy_alone():
+def test_lstmx_requires_only_jax_and_numpy():
     command = [sys.executable, "-W", "error", "-c", WITHOUT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.stdout.splitlines(), done.returncode) == (["[]", "blocked: flax"], 0), done.stderr
 
 
-# A protocol, containers and modules: what they are for is shown where they are used.
+# A protocol, containers and modules, which the examples of other names use.
 WITHOUT_EXAMPLE = {"Cell", "Params", "LSTMState", "LSTMGatesState", "SLSTMState", "networks", "regularizers"}
 
 
 @pytest.mark.parametrize("name", lstmx.__all__)
 def test_public_names_are_documented(name):
     text = getattr(lstmx, name).__doc__
-    # A dataclass or named tuple without a docstring gets its signature for one.
+    # The docstring of a dataclass or named tuple without one is its signature.
     assert text
     assert not text.startswith(f"{name}(")
     assert (">>>" in text) != (name in WITHOUT_EXAMPLE)
 
 
-def test_the_rest_is_imported_when_it_is_used():
+def test_subpackages_are_imported_at_first_use():
     assert set(lstmx.__all__) <= set(dir(lstmx))
     assert {"nnx", "linen", "models", "data", "training"} <= set(dir(lstmx))
     with pytest.raises(AttributeError, match="module 'lstmx' has no attribute 'keras'"):

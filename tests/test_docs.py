@@ -1,4 +1,4 @@
-"""What the documents say of the recurrent layers is true: their code runs, their names exist."""
+"""The documents are correct: their code runs, their names exist, and nothing public is missing."""
 
 import dataclasses
 import inspect
@@ -12,7 +12,7 @@ import pytest
 import lstmx
 from lstmx import convert, models, regularizers
 
-os.environ["KERAS_BACKEND"] = "jax"  # what Keras is imported with, if this test is the first to import it
+os.environ["KERAS_BACKEND"] = "jax"  # for Keras, if this test imports it first
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("cells.md", "models.md", "training.md", "data.md", "migrating.md", "features.md", "forecasting.md")
@@ -35,15 +35,15 @@ def snippets_of(text):
 
 
 def run(snippets, path="a document"):
-    """Runs snippets one after the other, in one namespace; a traceback has the document's lines."""
+    """Runs snippets in order, in one namespace; tracebacks show the lines of the document."""
     names = {"__name__": "snippet"}
     for line, code in snippets:
         exec(compile("\n" * line + code, str(path), "exec"), names)
     return names
 
 
-def spoken_of(text):
-    """The words that stand in code: in backticks, or in a block."""
+def words_in_code(text):
+    """The words of code spans and code blocks."""
     fenced = r"^```\w*\n.*?^```$"
     blocks = re.findall(fenced, text, re.DOTALL | re.MULTILINE)
     prose = re.sub(fenced, "", text, flags=re.DOTALL | re.MULTILINE)
@@ -52,7 +52,7 @@ def spoken_of(text):
 
 
 CELLS = [value for value in vars(lstmx).values() if dataclasses.is_dataclass(value)]
-# Where a section is not that of one cell; and the fields that are the same in all.
+# Cells whose section has another title, and the fields that all cells share.
 PARTS = {"Regularized": "Regularizers", "Stack": "Networks", "Bidirectional": "Networks"}
 COMMON = {"hidden_size", "dtype", "param_dtype", "kernel_init", "recurrent_init", "bias_init"}
 
@@ -70,7 +70,7 @@ SECTIONS = [
 ]
 
 
-# Keras itself calls NumPy in a way that NumPy 2 warns of.
+# Keras calls NumPy in a way that NumPy 2 warns about.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("name", "title"), SECTIONS)
 def test_snippets_run(name, title, tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_snippets_run(name, title, tmp_path, monkeypatch):
     run(snippets, ROOT / "docs" / name)
 
 
-def test_a_snippet_that_fails_is_seen():
+def test_failing_snippets_are_detected():
     sections = snippets_of(
         "# A\n\n## B\n\n```python\nx = 1\n```\n\nc\n\n```python\nassert x == 2\n```\n\n## D\n\n```bash\n```\n"
     )
@@ -91,7 +91,7 @@ def test_a_snippet_that_fails_is_seen():
     assert failure.traceback[-1].lineno + 1 == 12
 
 
-def test_no_section_has_lost_its_snippets():
+def test_all_sections_have_their_snippets():
     counts = {title: len(snippets) for title, snippets in snippets_of(TEXTS["migrating.md"]).items()}
     assert list(counts.items()) == [
         ("torch", 4),
@@ -106,8 +106,8 @@ def test_no_section_has_lost_its_snippets():
 
 
 def test_public_names_are_documented():
-    assert {*lstmx.__all__} <= spoken_of(TEXTS["cells.md"])
-    assert {*models.__all__} <= spoken_of(TEXTS["models.md"])
+    assert {*lstmx.__all__} <= words_in_code(TEXTS["cells.md"])
+    assert {*models.__all__} <= words_in_code(TEXTS["models.md"])
     assert len(snippets_of(TEXTS["models.md"])) == 6
 
 
@@ -116,7 +116,7 @@ def test_fields_are_documented(cell):
     title = PARTS.get(cell.__name__, cell.__name__)
     conventions, section = section_of(r"Conventions"), section_of(rf".*\b{title}\b.*")
     fields = {field.name for field in dataclasses.fields(cell)}
-    assert fields <= spoken_of(section) | (spoken_of(conventions) & COMMON)
+    assert fields <= words_in_code(section) | (words_in_code(conventions) & COMMON)
 
 
 def section_of(title):
@@ -136,7 +136,7 @@ def test_choices_are_documented():
 
 
 def choices_of(annotation):
-    """All that a type of the form `Literal[...] | None` names."""
+    """The choices in a type of the form `Literal[...] | None`."""
     for part in typing.get_args(annotation):
         yield part
         yield from choices_of(part)
@@ -151,7 +151,7 @@ def test_options_of_scan_are_documented():
 def test_regularizers_are_documented():
     functions = {name for name, value in functions_of(regularizers) if not name.startswith("require_")}
     assert functions >= {"locked_dropout", "embedding_dropout"}
-    assert functions <= spoken_of(TEXTS["cells.md"])
+    assert functions <= words_in_code(TEXTS["cells.md"])
 
 
 @pytest.mark.parametrize("name", convert.__all__)
@@ -171,7 +171,7 @@ def functions_of(module):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_named_exists(name):
+def test_links_paths_and_names_exist(name):
     text = TEXTS[name]
     for target in re.findall(r"\]\(([^)#]+)", text):
         assert (ROOT / "docs" / target).is_file(), target
@@ -181,19 +181,19 @@ def test_what_is_named_exists(name):
     for path in re.findall(r"(?:tests|docs|lstmx|scripts)/[\w/]+\.\w+", text):
         assert (ROOT / path).is_file(), path
     for attribute in re.findall(r"\blstmx\.((?:\w+\.)*\w+)", text):
-        found = lstmx
+        value = lstmx
         for part in attribute.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
 
 
-def test_rows_of_tables_are_whole():
+def test_rows_of_tables_have_equal_widths():
     for name, text in TEXTS.items():
         for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
             widths = {row.count("|") for row in table.splitlines()}
             assert len(widths) == 1, (name, table)
 
 
-def test_notes_of_the_features_are_there():
+def test_notes_of_the_features_are_complete():
     cited, given = set(), set()
     for section in TEXTS["features.md"].split("\n## ")[1:]:
         rows = [row.split("|")[2:] for row in re.findall(r"^\|.*$", section, re.MULTILINE)]
