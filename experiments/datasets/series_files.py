@@ -1,6 +1,6 @@
-"""Tables of numbers and times in CSV files, read so that what is wrong in them is named by file and line.
+"""Tables of numbers and times in CSV files, with errors that name file and line.
 
-Files may be compressed (.gz, .xz). `series_sets.py` makes series of them.
+Files may be compressed (.gz, .xz). `series_sets.py` reads series from them.
 """
 
 import csv
@@ -20,14 +20,14 @@ _FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 
 
 def find_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
-    """Finds files that lie in one folder, as they are or as .gz or .xz.
+    """Finds files in one folder, plain or compressed (.gz, .xz).
 
     Args:
-      names: what they are called, without the ending of a compression.
-      folders: where to look; the first that has them all is taken.
+      names: names of the files, without the suffix of a compression.
+      folders: where to look; the first folder with all files is taken.
 
     Returns:
-      The path of each name; empty if no folder has them all.
+      The path of each name; empty if no folder has all files.
     """
     for folder in folders:
         files = {name: find_file(folder, name) for name in names}
@@ -37,12 +37,12 @@ def find_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> dict[st
 
 
 def missing_files(names: Sequence[str], folders: Sequence[pathlib.Path]) -> str:
-    """Says which files are looked for, where, and what is there of them."""
+    """Describes the files that were looked for, where, and which of them exist."""
     places = " or ".join(f"{folder}" for folder in folders)
     there = [name for name in names if any(find_file(folder, name) for folder in folders)]
     lacking = [name for name in names if name not in there]
-    found = f"; {', '.join(there)} is there, {', '.join(lacking)} is missing" if there and lacking else ""
-    return f"looked for {', '.join(names)} (as they are or as .gz or .xz) in {places}{found}"
+    found = f"; found {', '.join(there)}, but not {', '.join(lacking)}" if there and lacking else ""
+    return f"looked for {', '.join(names)} (plain, .gz or .xz) in {places}{found}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,10 +50,10 @@ class Table:
     """A CSV file as text.
 
     Attributes:
-      path: where it comes from, for messages.
+      path: path of the file, for messages.
       header: names of the columns.
       rows: the cells of each row.
-      lines: the line of each row in the file, from 1.
+      lines: the line of each row in the file, counted from 1.
     """
 
     path: pathlib.Path
@@ -66,9 +66,11 @@ class Table:
         return ValueError(f"{self.path}, line {self.lines[row]}: {message}")
 
     def column(self, name: str) -> list[str]:
-        """The cells of a column, without spaces around them."""
+        """The cells of a column, stripped."""
         if name not in self.header:
-            raise ValueError(f"{self.path}: no column {name!r}, only {', '.join(map(repr, self.header))}")
+            raise ValueError(
+                f"{self.path} must have a column {name!r}, got {', '.join(map(repr, self.header))}"
+            )
         place = self.header.index(name)
         return [row[place].strip() for row in self.rows]
 
@@ -76,8 +78,8 @@ class Table:
         """Columns of numbers, float64 [R, columns].
 
         Args:
-          names: of the columns.
-          missing: whether empty cells, NA and NaN are allowed: as NaN, their count in a warning.
+          names: names of the columns.
+          missing: whether empty cells, NA and NaN are allowed; they become NaN, and a warning counts them.
         """
         columns = [self._floats(name, self.column(name), missing) for name in names]
         values = np.stack(columns, axis=1)
@@ -91,7 +93,7 @@ class Table:
         return np.array([self._float(row, name, cell, missing) for row, cell in enumerate(cells)])
 
     def numbers_along(self, row: int) -> np.ndarray:
-        """The numbers of a row behind its first cell, float64, up to the last cell that is not empty."""
+        """The numbers of a row after its first cell, float64, up to the last nonempty cell."""
         cells = [cell.strip() for cell in self.rows[row][1:]]
         while cells and not cells[-1]:
             cells.pop()
@@ -123,9 +125,9 @@ class Table:
         """A column of times, datetime64[unit] [R].
 
         Args:
-          name: of the column.
+          name: name of the column.
           unit: `"s"`, `"D"` or `"M"`.
-          write: turns a cell into ISO 8601 without a time zone.
+          write: converts a cell to ISO 8601 without a time zone.
         """
         cells = self.column(name)
         try:
@@ -146,7 +148,7 @@ class Table:
         return time
 
     def rows_by(self, *names: str) -> dict[tuple[str, ...], np.ndarray]:
-        """The rows that have the same cells in some columns, in the order in which they first appear."""
+        """The rows with equal cells in some columns, by these cells, in order of first appearance."""
         found: dict[tuple[str, ...], list[int]] = {}
         for row, key in enumerate(zip(*map(self.column, names), strict=True)):
             found.setdefault(key, []).append(row)
@@ -154,21 +156,21 @@ class Table:
 
 
 def read_table(path: pathlib.Path, content: bytes) -> Table:
-    """Reads a CSV file with a header, separated by commas, semicolons or tabs; blank lines do not count.
+    """Reads a CSV file with a header, separated by commas, semicolons or tabs; blank lines are skipped.
 
     Args:
-      path: where it comes from.
-      content: UTF-8 or, failing that, Latin-1.
+      path: path of the file, for messages.
+      content: UTF-8, or else Latin-1.
 
     Raises:
-      ValueError: if it is empty, is not text, or a row has not as many cells as the header.
+      ValueError: if it is empty, is not text, or a row does not have as many cells as the header.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     if "\0" in text:
-        raise ValueError(f"{path} is not text: it has a NUL character")
+        raise ValueError(f"{path} is not text: it contains a NUL character")
     rows, lines = [], []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=text_delimiter(text), strict=True)
@@ -179,13 +181,13 @@ def read_table(path: pathlib.Path, content: bytes) -> Table:
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     if len(rows) < 2:
-        raise ValueError(f"{path} is empty: it must have a header and one row at least")
+        raise ValueError(f"{path} is empty: it must have a header and at least one row")
     header = [name.strip() for name in rows[0]]
     if len(set(header)) < len(header):
         raise ValueError(f"{path}, line {lines[0]}: two columns have the same name")
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(row)} columns, the header has {len(header)}")
+            raise ValueError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
     return Table(path, header, rows[1:], lines[1:])
 
 
@@ -198,18 +200,18 @@ def _all_finite(cells: list[str]) -> np.ndarray | None:
 
 
 def steps_of(table: Table, rows: np.ndarray, times: np.ndarray, step: int = 1, *, gaps: bool) -> np.ndarray:
-    """Which step of a series of even pace each of its rows is, int64 from 0.
+    """The step of each row of an evenly spaced series, int64 from 0.
 
     Args:
-      table: where the rows are, for messages.
+      table: the table, for messages.
       rows: int, the rows of the series.
       times: datetime64 of all rows of the table.
       step: units of time from one step to the next.
-      gaps: whether steps may be absent.
+      gaps: whether steps may be missing.
 
     Raises:
-      ValueError: if a time does not come after the one before by a whole number of steps, or by one where
-        there must be no gaps.
+      ValueError: if a time is not a whole number of steps after the one before, or not one step where gaps
+        are not allowed.
     """
     apart, rest = np.divmod(np.diff(times[rows]).astype(np.int64), step)
     good = (rest == 0) & (apart >= 1 if gaps else apart == 1)
@@ -218,13 +220,13 @@ def steps_of(table: Table, rows: np.ndarray, times: np.ndarray, step: int = 1, *
         unit = np.datetime_data(times.dtype)[0]
         rule = "a whole number of steps" if gaps else "one step"
         raise table.wrong(
-            row, f"{times[row]} must come {rule} of {step} {unit} after {times[rows[:-1][~good][0]]}"
+            row, f"{times[row]} must be {rule} of {step} {unit} after {times[rows[:-1][~good][0]]}"
         )
     return np.concatenate([[0], np.cumsum(apart)]).astype(np.int64)
 
 
 def one_hot(name: str, values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names `name=value` in sorted order and float64 [R, kinds], 1 where a value is of that kind.
+    """Names `name=value` in sorted order, and float64 [R, kinds], 1 where a row has that value.
 
     Example:
       >>> one_hot("sky", ["rain", "clear"])
@@ -237,14 +239,14 @@ def one_hot(name: str, values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarr
 
 
 def calendar_features(times: np.ndarray, frequency: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Where times stand in their day, week and year, as sine and cosine of the angle.
+    """The position of times in their day, week and year, as sine and cosine of the angle.
 
     A day begins at midnight, a week on Monday, a year on 1 January. Cycles that are not longer than a step
     are left out.
 
     Args:
-      times: datetime64 [R], in the time that clocks show where the series comes from.
-      frequency: pandas alias of the pace, such as `"30min"`, `"h"`, `"D"`, `"B"`, `"W"`, `"MS"`.
+      times: datetime64 [R], in local time of the series.
+      frequency: pandas alias of the frequency, such as `"30min"`, `"h"`, `"D"`, `"B"`, `"W"`, `"MS"`.
 
     Returns:
       (names, float64 [R, F]).

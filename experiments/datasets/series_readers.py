@@ -1,6 +1,6 @@
-"""What the files of each set of time series mean: its series, covariates and cuts.
+"""Reads the files of each set of time series: its series, covariates and splits.
 
-`series_sets.py` says which sets there are and makes TFDS data sets of them.
+`series_sets.py` makes TFDS data sets of them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Series(NamedTuple):
       id: its name.
       start: datetime64, the time of its first step.
       targets: float64 [R].
-      stops: steps before which it is trained on, chosen by and tested on.
+      stops: steps before which the training, validation and test parts end.
       historic, future: covariates, float64 [R, F], or None.
       static: float64 [F], or None.
     """
@@ -42,7 +42,7 @@ class Series(NamedTuple):
     static: np.ndarray | None = None
 
 
-class Found(NamedTuple):
+class SeriesTable(NamedTuple):
     """The series of a set and the names of their covariates."""
 
     series: list[Series]
@@ -55,13 +55,13 @@ class Spec(NamedTuple):
     """A set of series, and how it is read.
 
     Attributes:
-      files: what its files are called.
-      folder: what the folder of the files may be called.
-      frequency, season, horizon: as of `SeriesSet`.
-      read: makes the series of its tables, in the order of `files`.
-      mase_season_length: steps back of the naive forecast of MASE, if they are not the season.
-      package: that has the files, if they come with one.
-      standardized, log_prices, dated, zone: as of `SeriesSet`.
+      files: names of its files.
+      folder: possible name of the folder of the files.
+      frequency, season_length, horizon: see `SeriesSet`.
+      read: reads the series from its tables, in the order of `files`.
+      mase_season_length: lag of the naive forecast of MASE, if it is not the season.
+      package: package that contains the files, if there is one.
+      standardized, log_prices, dated, zone: see `SeriesSet`.
     """
 
     files: tuple[str, ...]
@@ -69,7 +69,7 @@ class Spec(NamedTuple):
     frequency: str
     season_length: int
     horizon: int
-    read: Callable[[Sequence[Table]], Found]
+    read: Callable[[Sequence[Table]], SeriesTable]
     mase_season_length: int | None = None
     package: str | None = None
     standardized: bool = False
@@ -82,7 +82,7 @@ def _from_end(steps: int, validation: int, test: int) -> tuple[int, int, int]:
     return max(steps - test - validation, 0), max(steps - test, 0), steps
 
 
-def _transformers(tables: Sequence[Table], *, per_hour: int) -> Found:
+def _transformers(tables: Sequence[Table], *, per_hour: int) -> SeriesTable:
     month = 30 * 24 * per_hour
     stops = (12 * month, 16 * month, 20 * month)
     (table,) = tables
@@ -93,7 +93,7 @@ def _transformers(tables: Sequence[Table], *, per_hour: int) -> Found:
     return _columns(table, 60 // per_hour, stops)
 
 
-def _jena(tables: Sequence[Table]) -> Found:
+def _jena(tables: Sequence[Table]) -> SeriesTable:
     (table,) = tables
     rows = len(table.rows)
     test = int(rows * 0.2)
@@ -109,23 +109,23 @@ def _jena(tables: Sequence[Table]) -> Found:
     return found
 
 
-def _columns(table: Table, minutes: int, stops: tuple[int, int, int]) -> Found:
-    """Each column but the date as a series, row by row."""
+def _columns(table: Table, minutes: int, stops: tuple[int, int, int]) -> SeriesTable:
+    """Each column except the date as a series, with one step per row."""
     times = table.times("date", "s")
     if uneven := int((np.diff(times) != np.timedelta64(minutes, "m")).sum()):
         warnings.warn(
             f"{table.path}: {uneven} of {len(times):,} rows are not {minutes} minutes after the one before, "
-            "and are taken as if they were",
+            "but are read as if they were",
             stacklevel=2,
         )
     names = [name for name in table.header if name != "date"]
     if not names:
-        raise ValueError(f"{table.path} must have columns of numbers beside the date")
+        raise ValueError(f"{table.path} must have columns of numbers besides the date")
     values = table.numbers(names, missing=True)
-    return Found([Series(name, times[0], values[:, at], stops) for at, name in enumerate(names)])
+    return SeriesTable([Series(name, times[0], values[:, at], stops) for at, name in enumerate(names)])
 
 
-def _m4(tables: Sequence[Table], *, horizon: int) -> Found:
+def _m4(tables: Sequence[Table], *, horizon: int) -> SeriesTable:
     train, test = tables
     ahead = {cells[0]: row for row, cells in enumerate(test.rows)}
     series = []
@@ -141,10 +141,10 @@ def _m4(tables: Sequence[Table], *, horizon: int) -> Found:
         stops = (len(values) - horizon, len(values), len(values) + horizon)
         start = np.datetime64("2000-01-02")  # a Sunday, where the weeks of pandas end
         series.append(Series(name, start, np.concatenate([values, future]), stops))
-    return Found(series)
+    return SeriesTable(series)
 
 
-def _retail(tables: Sequence[Table]) -> Found:
+def _retail(tables: Sequence[Table]) -> SeriesTable:
     (table,) = tables
     months, turnover = table.times("Month", "M"), table.numbers(["Turnover"], missing=True)[:, 0]
     groups = table.rows_by("State", "Industry")
@@ -165,25 +165,25 @@ def _retail(tables: Sequence[Table]) -> Found:
             "they are trained on only",
             stacklevel=2,
         )
-    return Found(series, future_names=names, static_names=of_state + of_industry)
+    return SeriesTable(series, future_names=names, static_names=of_state + of_industry)
 
 
 def _on_grid(
     table: Table, rows: np.ndarray, times: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values of the steps of a series, NaN where one is absent, and the times of the steps."""
+    """Values of the steps of a series, NaN where a step is missing, and the times of the steps."""
     steps = steps_of(table, rows, times, gaps=True)
     grid = np.full((steps[-1] + 1, *values.shape[1:]), np.nan)
     grid[steps] = values[rows]
     if absent := len(grid) - len(rows):
         warnings.warn(
-            f"{table.path}: {absent} steps are absent before line {table.lines[rows[-1]]}: missing values",
+            f"{table.path}: {absent} steps before line {table.lines[rows[-1]]} are missing: filled with NaN",
             stacklevel=3,
         )
     return grid, times[rows[0]] + np.arange(len(grid))
 
 
-def _electricity(tables: Sequence[Table]) -> Found:
+def _electricity(tables: Sequence[Table]) -> SeriesTable:
     (table,) = tables
     times = table.times("Time", "s", _utc)
     zone = zoneinfo.ZoneInfo(_MELBOURNE)
@@ -208,7 +208,7 @@ def _utc(cell: str) -> str:
     return cell[:-1]
 
 
-def _bicycles(tables: Sequence[Table]) -> Found:
+def _bicycles(tables: Sequence[Table]) -> SeriesTable:
     (table,) = tables
     times = table.times("date_time", "s")
     measured = ("temp", "atemp", "hum", "windspeed")
@@ -235,8 +235,8 @@ def _with_clock(
     minutes: int,
     historic: tuple[tuple[str, ...], np.ndarray],
     flags: tuple[str, ...],
-) -> Found:
-    """The one series of a table without gaps, cut after whole days."""
+) -> SeriesTable:
+    """The only series of a table without gaps, split between days."""
     steps_of(table, np.arange(len(times)), times, 60 * minutes, gaps=False)
     day = 24 * 60 // minutes
     days = len(times) // day
@@ -244,10 +244,10 @@ def _with_clock(
     future = np.concatenate([*(table.flags(name)[:, None] for name in flags), calendar], axis=1)
     targets = table.numbers([target], missing=True)[:, 0]
     series = Series(target, times[0], targets, stops, historic[1], future)
-    return Found([series], historic[0], flags + calendar_names)
+    return SeriesTable([series], historic[0], flags + calendar_names)
 
 
-def _prices(tables: Sequence[Table]) -> Found:
+def _prices(tables: Sequence[Table]) -> SeriesTable:
     series = []
     for name, table in zip(("SP500", *_GAFA), tables, strict=True):
         table = dataclasses.replace(table, header=[label.lower().replace(" ", "") for label in table.header])
@@ -255,17 +255,17 @@ def _prices(tables: Sequence[Table]) -> Found:
         steps_of(table, np.arange(len(dates)), dates, gaps=True)
         cuts = np.searchsorted(dates, np.array(["2016-01-01", "2017-01-01"], dates.dtype))
         series.append(Series(name, dates[0], _logs(table, "adjclose"), (*map(int, cuts), len(dates))))
-    return Found(series)
+    return SeriesTable(series)
 
 
-def _shares(tables: Sequence[Table]) -> Found:
+def _shares(tables: Sequence[Table]) -> SeriesTable:
     (table,) = tables
     months, logs = table.times("date", "M", _plain_month), _logs(table, "price")
     series = []
     for (name,), rows in table.rows_by("symbol").items():
         targets, times = _on_grid(table, rows, months, logs)
         series.append(Series(name, times[0], targets, _from_end(len(targets), 12, 24)))
-    return Found(series)
+    return SeriesTable(series)
 
 
 def _plain_month(cell: str) -> str:
@@ -280,7 +280,7 @@ def _logs(table: Table, name: str) -> np.ndarray:
     return np.log(prices)
 
 
-def _seattle(tables: Sequence[Table]) -> Found:
+def _seattle(tables: Sequence[Table]) -> SeriesTable:
     (table,) = tables
     days = table.times("date", "D", lambda cell: cell.replace("/", "-"))
     measured = ("precipitation", "temp_min", "wind")
@@ -290,7 +290,7 @@ def _seattle(tables: Sequence[Table]) -> Found:
     names, future = calendar_features(times, "D")
     stops = _from_end(len(times), 365, 365)
     series = Series("temp_max", times[0], values[:, 0], stops, values[:, 1:], future)
-    return Found([series], measured + sky, names)
+    return SeriesTable([series], measured + sky, names)
 
 
 SETS = {

@@ -31,7 +31,7 @@ import tensorflow_datasets as tfds
 from experiments.datasets.compressed import read_content
 from experiments.datasets.preparing import DamagedError, load_prepared
 from experiments.datasets.series_files import find_files, missing_files, read_table
-from experiments.datasets.series_readers import SETS, Found
+from experiments.datasets.series_readers import SETS, SeriesTable
 from lstmx.data import text_of
 from lstmx.data.series import Panel
 from lstmx.forecasting.frequencies import times_at
@@ -41,28 +41,28 @@ _SPLIT = "series"
 
 
 class SeriesSet(NamedTuple):
-    """Series of one kind and where they are cut.
+    """A set of series and its splits.
 
-    A series is trained on before `train_stop`, chosen by from there to `validation_stop`, and tested from
-    there to `test_stop`; the history that a forecast reads may reach back over a cut.
+    The training part of a series ends before `train_stop`, the validation part before `validation_stop`, and
+    the test part before `test_stop`; the history that a forecast reads may reach back into earlier parts.
 
     Attributes:
       name: one of `NAMES`.
-      ids: name of each series N; of a table of many columns, the name of the column.
+      ids: name of each series N; for a table with one column per series, the name of the column.
       panel: the series, targets [R, 1].
       start: datetime64[s] [N], the time of the first step of each.
-      frequency: pandas alias of the pace.
-      season_length: steps of the main season; 1 for none.
-      mase_season_length: steps back of the naive forecast that MASE divides by.
-      horizon: steps that are usually forecast.
+      frequency: pandas alias of the frequency.
+      season_length: steps per season; 1 for none.
+      mase_season_length: lag of the naive forecast that MASE divides by.
+      horizon: usual number of steps to forecast.
       train_stop, validation_stop, test_stop: int64 [N], steps of each series.
-      historic_names, future_names, static_names: of the columns of the panel.
-      standardized: whether it is scored, by convention, in units of each series' mean and deviation over the
-        training part.
+      historic_names, future_names, static_names: names of the columns of the panel.
+      standardized: whether, by convention, series are scored after standardizing each by its mean and
+        deviation over the training part.
       log_prices: whether the values are logarithms of prices.
-      dated: whether the times of steps follow from `start` and `frequency`: they do not where dates are made
-        up, or where days without trade are left out.
-      zone: whose clocks the calendar among what is known ahead shows, if times are in UTC.
+      dated: whether the times of steps follow from `start` and `frequency`: they do not if dates are made up,
+        or days without trading are left out.
+      zone: time zone of the calendar features, if times are in UTC.
     """
 
     name: str
@@ -88,8 +88,8 @@ class SeriesSet(NamedTuple):
         """The times of steps of series, datetime64, for labels; None if they are not known.
 
         Args:
-          series: int [M], which series.
-          steps: int [M, T]; those before the first are taken for it.
+          series: int [M], the numbers of the series.
+          steps: int [M, T]; steps before the first count as the first.
         """
         if not self.dated or importlib.util.find_spec("pandas") is None:
             return None
@@ -106,20 +106,20 @@ class SeriesSet(NamedTuple):
         return None if times is None else str(times[0, 0].astype("datetime64[s]")).removesuffix("T00:00:00")
 
     def cut(self, *, back: int = 0, until: Literal["validation", "test"] = "validation") -> "SeriesSet":
-        """The set with other cuts.
+        """The set with other splits.
 
         Args:
-          back: steps by which all of them lie further back.
-          until: what there is to train on ends before `"validation"`, or before the `"test"`, so that there
-            is nothing to choose by.
+          back: number of steps by which all parts end earlier.
+          until: whether the training part ends before the `"validation"` part or before the `"test"` part,
+            so that there is no validation part.
 
         Raises:
-          ValueError: if back is below 0, or the cuts of the set are fixed by convention.
+          ValueError: if back is below 0, or the splits of the set are fixed by convention.
         """
         if back < 0:
             raise ValueError(f"back must be at least 0, got {back}")
         if self.standardized and (back or until == "test"):
-            raise ValueError(f"the parts of {self.name} are fixed by convention")
+            raise ValueError(f"the splits of {self.name} are fixed by convention")
         train, validation, test = (
             np.maximum(stop - back, 0) for stop in (self.train_stop, self.validation_stop, self.test_stop)
         )
@@ -132,38 +132,39 @@ def load_series(
 ) -> SeriesSet:
     """Reads a set of series through TFDS, preparing it the first time.
 
-    The prepared copy is named after the content of the files. Without a path, and where there are no files, a
-    copy that was prepared before is read.
+    The prepared copy is named after the content of the files. Without a path and without files, a copy that
+    was prepared before is read. The training, validation and test parts are:
 
-    * etth, ettm: 12, 4 and 4 months of 30 days to train, choose and test; the rest is not used.
-    * weather: 70, 10 and 20 %. Rows are taken as equally far apart, and the -9999 of instruments that failed
-      are kept, as in all results published; a warning counts both.
-    * m4: the test file is the test; the last horizon of the training file is for choosing. Weekly MASE is
-      that of the competition, without season. The files have no dates: the 2 January 2000 that all series
-      begin on is made up.
-    * retail: the last 24 months of the whole set are the test, the 24 before for choosing; series that ended
-      before are trained on only. Static: state and industry.
-    * electricity, bike: whole days, 70, 10 and 20 %. Electricity is in UTC, so that its steps are even, and
-      its calendar in the time of Melbourne. Bicycles are in the time of the clocks in Washington; in their
-      file the hours that were not recorded, such as 36 of Hurricane Sandy in the test, repeat the hour
-      before, the mark of a holiday included.
-    * sp500: tested from 2017 on, 2016 for choosing, in all series; steps are trading days.
-    * vega-weather: the last 365 days and the 365 before; vega-stocks: the last 24 months and the 12 before.
+    * etth, ettm: 12, 4 and 4 months of 30 days; the rest is not used.
+    * weather: 70, 10 and 20 %. Rows are read as equally spaced, and the -9999 of instruments that failed are
+      not removed, as in all published results; a warning counts both.
+    * m4: the test file is the test part, the last horizon of the training file the validation part. Weekly
+      MASE is that of the competition, without a season. The files have no dates: all series are made to begin
+      on 2 January 2000.
+    * retail: the last 24 months of the whole set are the test part, the 24 before the validation part; series
+      that ended earlier are only trained on. Static: state and industry.
+    * electricity, bike: whole days, 70, 10 and 20 %. Electricity is in UTC, so that its steps are even, with
+      a calendar in the time of Melbourne. Bicycles are in local time of Washington; in their file, hours that
+      were not recorded, such as 36 of Hurricane Sandy in the test part, repeat the hour before, including its
+      holiday flag.
+    * sp500: test from 2017 on, validation 2016, in all series; steps are trading days.
+    * vega-weather: test the last 365 days, validation the 365 before; vega-stocks: the last 24 months and the
+      12 before.
 
     Args:
       name: one of `NAMES`.
-      path: the folder of its files, or the one above it; where there is one file, that may have any name. By
-        default `downloads/manual` in the folder of TFDS; for `"vega-*"` the folder of the package.
-      data_dir: where TFDS keeps its data sets; None for TFDS's own default.
+      path: the folder of its files, or the one above it; a single file may have any name. By default
+        `downloads/manual` in the folder of TFDS; for `"vega-*"` the folder of the package.
+      data_dir: where TFDS stores its data sets; None for the default of TFDS.
 
     Returns:
-      The series and their cuts.
+      The series and their splits.
 
     Raises:
-      FileNotFoundError: if files are missing; says which, and where they are looked for.
+      FileNotFoundError: if files are missing; names them, and where they were looked for.
       ImportError: if vega_datasets is not installed and no path given for `"vega-*"`.
-      ValueError: if the name is unknown, or a file is not as it should be, with the line and the column.
-      PermissionError: if the series have to be prepared and data_dir cannot be written to.
+      ValueError: if the name is unknown, or a file is invalid; names line and column.
+      PermissionError: if the series have to be prepared and data_dir is not writable.
       RuntimeError: if preparing fails, or if the prepared copy is damaged.
 
     Example:
@@ -181,11 +182,11 @@ def load_series(
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TimeSeriesConfig(tfds.core.BuilderConfig):
-    """Which series; named after the content of their files.
+    """The config of a set, named after the content of its files.
 
     Attributes:
       source: one of `NAMES`.
-      files: the path and the content of each file; empty for a copy that is prepared already.
+      files: path and content of each file; empty for a copy that is already prepared.
     """
 
     source: str
@@ -195,8 +196,8 @@ class TimeSeriesConfig(tfds.core.BuilderConfig):
 class TimeSeries(tfds.core.GeneratorBasedBuilder):
     """Series in order, one record each.
 
-    `values` are the steps with the target first, then the historic covariates, then those known ahead;
-    `columns` names them, and the static ones, as JSON; `start` is in seconds since 1970.
+    `values` are the steps: the target, the historic covariates and the future ones. `columns` has the names
+    of these and the static covariates as JSON; `start` is in seconds since 1970.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -226,7 +227,7 @@ class TimeSeries(tfds.core.GeneratorBasedBuilder):
         tables = [read_table(path, content) for path, content in config.files]
         return {_SPLIT: self._generate_examples(_checked(config, SETS[config.source].read(tables)))}
 
-    def _generate_examples(self, found: Found) -> Iterator:
+    def _generate_examples(self, found: SeriesTable) -> Iterator:
         columns = json.dumps([found.historic_names, found.future_names, found.static_names])
         for key, series in enumerate(found.series):
             parts = (series.targets[:, None], series.historic, series.future)
@@ -243,13 +244,16 @@ class TimeSeries(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def _checked(config: TimeSeriesConfig, found: Found) -> Found:
+def _checked(config: TimeSeriesConfig, found: SeriesTable) -> SeriesTable:
     horizon = SETS[config.source].horizon
     stops = np.array([(0, *series.stops) for series in found.series])
-    for part, steps in zip(("train on", "choose by", "test on"), np.diff(stops).max(axis=0), strict=True):
+    for part, steps in zip(("training", "validation", "test"), np.diff(stops).max(axis=0), strict=True):
         if steps < horizon:
             paths = ", ".join(str(path) for path, _ in config.files)
-            raise ValueError(f"{paths}: no series has {horizon} steps to {part}, the longest has {steps}")
+            raise ValueError(
+                f"{paths}: the {part} part needs {horizon} steps in at least one series, the longest has "
+                f"{steps}"
+            )
     return found
 
 

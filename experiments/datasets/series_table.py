@@ -1,4 +1,4 @@
-"""Series of your own: a table in a CSV file, one row for each series and time."""
+"""Your own series: a table in a CSV file, with one row for each series and time."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from experiments.datasets.csv_dialect import delimiter_of, named_delimiter
 from experiments.datasets.series_sets import SeriesSet
 from lstmx.forecasting import FramePanel, read_frame, require_pandas
 
-# The column of ids of a table of one series, which has none.
+# The column of ids that a table of one series gets.
 _ID = "unique_id"
-# Steps of the main season by the first letters of a pandas alias, the longest that fits: of the day for what
-# is shorter than a day, of the week for days, of the year for what is longer.
+# Steps per season by the first letters of a pandas alias, the longest that fits: a day for steps shorter than
+# a day, a week for days, a year for longer steps.
 _SEASONS = {"s": 86_400, "min": 1440, "h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}
 
 
@@ -31,21 +31,21 @@ def read_table(
     """Reads a CSV file of series, with commas, semicolons or tabs, compressed (.gz, .xz, ...) or not.
 
     Args:
-      path: the file, with a line of names first.
-      id_col: column of the names of series; None if there is one series, which is named by its target.
+      path: the file, with a header.
+      id_col: column of the names of series; None for a single series, which is named after its target.
       time_col, target_col: columns of the times, ISO 8601 or integers, and of the values.
-      historic: columns known up to now.
-      future: columns known ahead.
-      frequency: a pandas alias, or the step of integer times; found out if not given.
+      historic: columns known only for the past.
+      future: columns known in advance.
+      frequency: a pandas alias, or the step of integer times; inferred by default.
       delimiter: one character, or `tab`; recognised by the header if not given.
 
     Returns:
-      The series, as of `lstmx.forecasting.read_frame`.
+      The series, as from `lstmx.forecasting.read_frame`.
 
     Raises:
       FileNotFoundError: if there is no such file.
       ImportError: if pandas is not installed.
-      ValueError: if it is no table, or is not as it should be; series, row and column are named.
+      ValueError: if it is not a table, or a value is invalid; names series, row and column.
     """
     pandas, path, delimiter = require_pandas(), pathlib.Path(path), named_delimiter(delimiter)
     if not path.is_file():
@@ -78,19 +78,19 @@ def read_table(
 def table_set(
     series: FramePanel, *, horizon: int | None, season_length: int | None, splits: Sequence[float]
 ) -> SeriesSet:
-    """The set of a table, each series cut by shares.
+    """The set of a table, each series split by shares.
 
     Args:
       series: the series.
-      horizon: steps to forecast; a season if not given.
-      season_length: steps of the main season; that usual for the frequency if not given.
-      splits: parts of each series to train, choose and test by, in this order.
+      horizon: number of steps to forecast; by default a season.
+      season_length: steps per season; by default the usual one for the frequency.
+      splits: shares of the training, validation and test parts of each series.
 
     Returns:
       The set, named `table`.
 
     Raises:
-      ValueError: if the splits are out of range, or no series is long enough for them.
+      ValueError: if an argument is out of range, or no series is long enough for the splits.
 
     Example:
       >>> import pandas as pd
@@ -112,8 +112,8 @@ def table_set(
     for part, steps in zip(("training", "validation", "test"), longest, strict=True):
         if steps < horizon:
             raise ValueError(
-                f"the {part} part must have the {horizon} steps of a forecast in one series at least, the "
-                f"longest has {steps}: make the horizon smaller or change the splits"
+                f"the {part} part needs the {horizon} steps of a forecast in at least one series, the "
+                f"longest has {steps}: use a smaller horizon or other splits"
             )
     integers = series.starts.dtype.kind != "M"
     return SeriesSet(
@@ -125,7 +125,7 @@ def table_set(
 
 
 def columns_of(data: Any) -> Mapping[str, Any]:
-    """The options of `read_table` in a config's data."""
+    """The arguments of `read_table` from the data of a config."""
     return {
         "id_col": data.id,
         "time_col": data.time,
@@ -138,7 +138,7 @@ def columns_of(data: Any) -> Mapping[str, Any]:
 
 
 def _season_length(frequency: str | int) -> int:
-    """The season of a frequency; a step of several units has one that is as much shorter.
+    """The steps per season of a frequency; fewer for a step of several units.
 
     Example:
       >>> [_season_length(frequency) for frequency in ("h", "15min", "W-SUN", "MS", "QS-JAN", "YS-JAN", 3)]

@@ -237,7 +237,7 @@ def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path
         expected = mean + deviation * forecasts.quantiles[..., 0, at]
         np.testing.assert_allclose(bounds[..., at], expected, rtol=1e-4)
     parts[0].assign(unique_id="d").to_csv(tmp_path / "new.csv", index=False)
-    with pytest.raises(ValueError, match="only the series it knows, a, b, c; got 'd'"):
+    with pytest.raises(ValueError, match="only the series it was trained on, a, b, c; got 'd'"):
         RunForecaster(config, task.assets(), tmp_path / "new.csv")
 
 
@@ -306,7 +306,7 @@ def test_cuts_elsewhere(tmp_path):
     assert "linear" in task.compare(params, "test").means
     with pytest.raises(ValueError, match="back must be at least 0, got -1"):
         series.cut(back=-1)
-    with pytest.raises(ValueError, match="parts of made up are fixed by convention"):
+    with pytest.raises(ValueError, match="splits of made up are fixed by convention"):
         waves(standardized=True).cut(until="test")
 
 
@@ -342,16 +342,16 @@ def test_a_multivariate_model_reads_all_series_together(tmp_path):
     forecasts = np.exp(task.forecast(params, (np.array([0]), np.array([240]))).mean[0])
     np.testing.assert_allclose(found["forecast"].to_numpy().reshape(3, 6), forecasts.T, rtol=1e-5)
     for frames, message in (
-        (parts[:2], "the run reads 3 series together, but there is no 'b'"),
-        ((*parts[:2], parts[2][:-1]), "'a' those from .* to 2039-12-01.*, 'b' those from .* to 2039-11-01"),
+        (parts[:2], "the multivariate run reads 3 series, but .b. is missing"),
+        ((*parts[:2], parts[2][:-1]), "'a' has those from .* to 2039-12-01.*, 'b' those from .* to 2039-11-01"),
     ):
         pandas.concat(frames).to_csv(tmp_path / "new.csv", index=False)
         with pytest.raises(ValueError, match=message):
             RunForecaster(config, task.assets(), tmp_path / "new.csv")
-    with pytest.raises(ValueError, match="begin together and be cut at the same steps"):
+    with pytest.raises(ValueError, match="begin at the same time and have the same splits"):
         Forecasting(config, series._replace(train_stop=np.array([160, 161, 160])))
     known = dataclasses.replace(config, model=dataclasses.replace(model, know_series=True))
-    with pytest.raises(ValueError, match="multivariate excludes know_series"):
+    with pytest.raises(ValueError, match="know_series has no effect with multivariate"):
         Forecasting(known, series)
 
 
@@ -404,7 +404,7 @@ def test_a_run_on_a_named_set_completes_the_covariates_of_a_file(tmp_path):
     with pytest.raises(ValueError, match="holiday"):
         RunForecaster(config, task.assets(), new)
     parts[0].assign(unique_id="d").to_csv(new, index=False)
-    with pytest.raises(ValueError, match="only the series it knows, a, b, c; got 'd'"):
+    with pytest.raises(ValueError, match="only the series it was trained on, a, b, c; got 'd'"):
         RunForecaster(config, task.assets(), new)
 
 

@@ -176,7 +176,7 @@ def test_m4_is_ragged_and_its_test_is_a_file(load):
 
 def test_retail_ends_with_the_calendar(load):
     with (
-        pytest.warns(UserWarning, match="2 steps are absent before line 95"),
+        pytest.warns(UserWarning, match="2 steps before line 95 are missing"),
         pytest.warns(UserWarning, match="1 of 2 series end before 2006-01, where the test begins"),
     ):
         found = load("retail", {"aus_retail.csv": retail(without=(50, 51))})
@@ -286,18 +286,18 @@ BAD = {
     "one file": (
         "m4-hourly",
         {"m4/Hourly-train.csv": "x"},
-        r"Hourly-train\.csv is there, Hourly-test\.csv is missing",
+        r"found Hourly-train\.csv, but not Hourly-test\.csv",
     ),
     "name": ("etth3", {}, "name must be one of etth1, etth2, .*vega-stocks, got 'etth3'"),
     "empty": ("weather", {"weather.csv": ""}, r"weather\.csv is empty"),
     "header": ("weather", {"weather.csv": "date,a\n"}, r"weather\.csv is empty: it must have a header and"),
-    "date alone": ("weather", {"weather.csv": "date\n2020-01-01\n"}, "columns of numbers beside the date"),
+    "date alone": ("weather", {"weather.csv": "date\n2020-01-01\n"}, "columns of numbers besides the date"),
     "nul": ("weather", {"weather.csv": "date,a\n\0,1\n"}, r"weather\.csv is not text"),
     "twice": ("weather", {"weather.csv": "date,a,a\n1,2,3\n"}, "line 1: two columns have the same name"),
     "cells": (
         "weather",
         {"weather.csv": jena().replace("01:00,5,5", "01:00,5")},
-        r"weather\.csv, line 7: 2 columns, the header has 3",
+        r"weather\.csv, line 7: 2 cells, but the header has 3",
     ),
     "quotes": ("weather", {"weather.csv": 'date,a\n"1,2\n'}, r"weather\.csv, line 2: unexpected end of data"),
     "number": (
@@ -323,19 +323,23 @@ BAD = {
     "short": (
         "weather",
         {"weather.csv": jena(300)},
-        "no series has 96 steps to choose by, the longest has 30",
+        "the validation part needs 96 steps in at least one series, the longest has 30",
     ),
     "rows": ("etth1", {"ETTh1.csv": jena()}, r"ETTh1\.csv has 1,000 rows, the split needs 14,400"),
-    "column": ("retail", {"aus_retail.csv": jena()}, r"aus_retail\.csv: no column 'Month', only 'date', 'a'"),
+    "column": (
+        "retail",
+        {"aus_retail.csv": jena()},
+        r"aus_retail\.csv must have a column 'Month', got 'date', 'a'",
+    ),
     "month twice": (
         "retail",
         {"aus_retail.csv": retail().replace("2000-05", "2000-04")},
-        r"line 6: 2000-04 must come a whole number of steps of 1 M after 2000-04",
+        r"line 6: 2000-04 must be a whole number of steps of 1 M after 2000-04",
     ),
     "hour absent": (
         "bike",
         {"bike_sharing_hour.csv": bicycles().replace("2024-01-02 03:00:00", "2024-01-02 03:30:00")},
-        r"line 29: 2024-01-02T03:30:00 must come one step of 3600 s after 2024-01-02T02:00:00",
+        r"line 29: 2024-01-02T03:30:00 must be one step of 3600 s after 2024-01-02T02:00:00",
     ),
     "flag": (
         "bike",

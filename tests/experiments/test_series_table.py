@@ -89,7 +89,7 @@ def test_each_series_is_cut_by_shares(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 6}, "the validation part must have the 6 steps of a forecast .* the longest has 5"),
+        ({"horizon": 6}, "the validation part needs the 6 steps of a forecast .* the longest has 5"),
         ({"splits": (80, 20)}, r"splits must be three positive numbers, got \(80, 20\)"),
         ({"splits": (80, 20, 0)}, "splits must be three positive numbers"),
         ({"season_length": 0}, "season_length must be at least 1, got 0"),

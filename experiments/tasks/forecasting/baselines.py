@@ -1,4 +1,4 @@
-"""Simple forecasts that every model is measured against: last value, seasonal naive, and a linear map.
+"""Baseline forecasts: last value, seasonal naive, and a linear map.
 
 Axes: M windows, L steps of history, H steps of the horizon.
 """
@@ -10,25 +10,25 @@ import numpy as np
 from lstmx.data import SeriesWindows, Windows
 
 _PART = 4096
-# Of the mean square of what the linear map reads.
+# Relative to the mean square of the inputs of the linear map.
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def last_value(windows: SeriesWindows, of: Windows) -> np.ndarray:
-    """The last value that is known goes on, float64 [M, H]."""
+    """The last known value, repeated, float64 [M, H]."""
     return seasonal_naive(windows, of, 1)
 
 
 def seasonal_naive(windows: SeriesWindows, of: Windows, season_length: int) -> np.ndarray:
-    """The last season that is known is repeated, float64 [M, H].
+    """The last known season, repeated, float64 [M, H].
 
-    All of a series before the cutoff counts, be it longer than the windows or not. A value that is missing is
-    that of the season before; without any it is the last value, and without that 0.
+    All steps of a series before the cutoff count, not only those of the window. A missing value is replaced
+    by that of the season before, or else the last known value, or else 0.
 
     Args:
-      windows: of series with one target.
+      windows: windows of series with one target.
       of: (series, cutoffs), the windows.
-      season_length: steps of the season.
+      season_length: steps per season.
 
     Example:
       >>> from lstmx.data import Panel
@@ -41,19 +41,19 @@ def seasonal_naive(windows: SeriesWindows, of: Windows, season_length: int) -> n
     for number in np.unique(of[0]):
         values = windows.panel.series(number)[:, 0]
         steps = _filled(values, 1)
-        # The newest value that is known a whole number of seasons before.
+        # The last known value a whole number of seasons before.
         newest = _filled(values, season_length)
         rows = np.flatnonzero(of[0] == number)
         at = np.asarray(of[1])[rows][:, None] - season_length + last
-        found = np.where(at >= 0, newest[np.maximum(at, 0)], np.nan)
+        seasonal = np.where(at >= 0, newest[np.maximum(at, 0)], np.nan)
         previous = np.asarray(of[1])[rows][:, None] - 1
         naive = np.where(previous >= 0, steps[np.maximum(previous, 0)], 0)
-        forecasts[rows] = np.nan_to_num(np.where(np.isnan(found), naive, found))
+        forecasts[rows] = np.nan_to_num(np.where(np.isnan(seasonal), naive, seasonal))
     return forecasts
 
 
 def _filled(values: np.ndarray, season_length: int) -> np.ndarray:
-    """Each value, or where it is missing the newest that is a whole number of seasons older."""
+    """The values, where missing the last known one a whole number of seasons before."""
     padded = np.concatenate([values, np.full(-len(values) % season_length, np.nan)]).reshape(
         -1, season_length
     )
@@ -66,18 +66,18 @@ class LinearForecaster:
     """One linear map for all series, in closed form: ridge regression of the horizon on the history.
 
     The last value is subtracted from both. Missing values of the history count as the last value; windows
-    with a missing target are left out. The penalty is the one with the least squared error on the validation
-    windows.
+    with a missing target are skipped. The penalty is the one with the smallest squared error on the
+    validation windows.
 
     Args:
-      windows: of series with one target.
+      windows: windows of series with one target.
       train: the windows to fit.
-      validation: the windows to choose the penalty by; without any it is the smallest.
-      divided: whether both are also divided by the standard deviation of the history, for series of all
+      validation: the windows that choose the penalty; without any the smallest is used.
+      divided: whether to divide both by the standard deviation of the history, for series of different
         sizes.
 
     Attributes:
-      penalty: the penalty chosen, relative to the mean square of the inputs.
+      penalty: the chosen penalty, relative to the mean square of the inputs.
 
     Example:
       >>> from lstmx.data import Panel

@@ -20,16 +20,16 @@ def draw_windows(
     path: Path,
     times: np.ndarray | None = None,
 ) -> Path | None:
-    """Draws forecasts against what came, one panel for each window.
+    """Draws forecasts and targets, one panel for each window.
 
     Args:
       history: float [M, L]; NaN where unknown.
       target: float [M, H]; NaN where unknown.
-      forecasts: float [M, H] by the names of the methods; the first is drawn boldly.
+      forecasts: float [M, H] by name of the method; the first is drawn in bold.
       bands: the bounds of the 80 % interval of the first method, float [M, H] each; or None.
-      names: of the windows [M].
+      names: titles of the windows [M].
       path: the file.
-      times: datetime64 or int [M, L + H], of the steps; if not given they are counted from the forecast.
+      times: datetime64 or int [M, L + H], of the steps; by default counted from the start of the forecast.
 
     Returns:
       The file; None without matplotlib.
@@ -50,7 +50,7 @@ def draw_windows(
         for number, (method, values) in enumerate(forecasts.items()):
             style = {"linewidth": 2} if number == 0 else {"linewidth": 1, "linestyle": "--"}
             axes.plot(ahead, values[row], color=f"C{number}", label=method, **style)
-        # Between what was known and what was forecast.
+        # Between history and forecast.
         axes.axvline(ahead[0] - (ahead[0] - steps[-horizon - 1]) / 2, color="grey", linewidth=0.5)
         axes.set(title=names[row], ylabel="value")
         if steps.dtype.kind == "M":
@@ -63,7 +63,7 @@ def draw_windows(
 
 
 def draw_errors(errors: Mapping[str, np.ndarray], path: Path) -> Path | None:
-    """Draws the mean absolute error of each method [H] by how far ahead it forecasts."""
+    """Draws the mean absolute error of each method [H] by step of the horizon."""
     figure = new_figure(6, 3.6)
     if figure is None:
         return None
@@ -77,12 +77,12 @@ def draw_errors(errors: Mapping[str, np.ndarray], path: Path) -> Path | None:
 
 
 def draw_calibration(levels: Sequence[float], shares: Sequence[float], path: Path) -> Path | None:
-    """Draws the share of values below each quantile against its level: on the diagonal if it is honest."""
+    """Draws the share of values below each quantile against its level: on the diagonal if calibrated."""
     figure = new_figure(4.2, 4.2)
     if figure is None:
         return None
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="as it should be")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="calibrated")
     axes.plot(levels, shares, marker="o", markersize=4, label="forecast")
     axes.set(xlabel="level of the quantile", ylabel="share of values below it", xlim=(0, 1), ylim=(0, 1))
     axes.set_aspect("equal")

@@ -1,4 +1,4 @@
-"""Forecasts of other series by a trained model.
+"""Forecasts of the series of a file by a trained model.
 
 Axes: N series, L steps of history, H steps of the horizon.
 """
@@ -26,7 +26,7 @@ from lstmx.forecasting import (
     with_future,
 )
 
-# A picture of more series could not be read.
+# More series would not fit into a readable picture.
 _DRAWN = 4
 
 
@@ -34,18 +34,18 @@ class RunForecaster:
     """The series of a file and the model of a run.
 
     Args:
-      config: the run's.
-      assets: the run's.
-      path: a CSV file with the columns that the run was trained on. Of a run on a named set these are
-        unique_id, ds and y, and its covariates by their names, without those of the calendar.
+      config: config of the run.
+      assets: assets of the run.
+      path: a CSV file with the columns that the run was trained on. For a run on a named set these are
+        unique_id, ds, y and its covariates by name, without those of the calendar.
 
     Attributes:
       series: the series, with the steps to forecast.
       task: the model and how it forecasts.
 
     Raises:
-      FileNotFoundError, ValueError: as of `experiments.datasets.series_table.read_table`; or if a series is
-        not one of those that the run was trained on, and the run needs to know it.
+      FileNotFoundError, ValueError: as from `experiments.datasets.series_table.read_table`.
+      ValueError: if a series is not one of those that the run was trained on, but the model has to know it.
     """
 
     def __init__(self, config, assets: Mapping[str, str], path: Path):
@@ -87,20 +87,20 @@ class RunForecaster:
         self._name, self._point = config.model.cell, config.head in ("mse", "mae")
 
     def table(self, params, level: Sequence[float]) -> Any:
-        """Forecasts as a pandas DataFrame: ids, times, `forecast`, and the bounds of intervals.
+        """Forecasts as a pandas DataFrame: ids, times, `forecast`, and interval bounds.
 
         Args:
           params: the parameters.
-          level: widths of the intervals in percent; of no use where only points are forecast.
+          level: widths of the intervals in percent; ignored for point forecasts.
         """
         return forecast_frame(self.series, self._columns(params, () if self._point else level))
 
     def _columns(self, params, level: Sequence[float]) -> dict[str, np.ndarray]:
         """The columns of forecasts, [N, H] each, in the units of the file."""
         bounds = interval_columns("forecast", level)
-        found = by_series(self._config, self.task.forecast(params, self._windows, tuple(bounds.values())))
-        columns = {"forecast": found.mean}
-        columns |= {name: found.quantiles[..., at] for at, name in enumerate(bounds)}
+        forecasts = by_series(self._config, self.task.forecast(params, self._windows, tuple(bounds.values())))
+        columns = {"forecast": forecasts.mean}
+        columns |= {name: forecasts.quantiles[..., at] for at, name in enumerate(bounds)}
         return {name: self._mean + self._deviation * values[self._rows] for name, values in columns.items()}
 
     def plot(self, params, path: Path) -> None:
@@ -127,16 +127,16 @@ class RunForecaster:
 
 
 def _places(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Which series of the training each of some is; any number if it knows none by name."""
+    """The number of each series in training; arbitrary if the model does not know series."""
     for label in ids:
         if known and label not in known:
             named = ", ".join(known)
-            raise ValueError(f"the run forecasts only the series it knows, {named}; got {label!r}")
+            raise ValueError(f"the run forecasts only the series it was trained on, {named}; got {label!r}")
     return np.array([known.index(label) if known else number for number, label in enumerate(ids)])
 
 
 def _own_columns(kept: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The covariates of a named set that a file has to have: those known up to now, and those known ahead."""
+    """The historic and future covariates of a named set that a file must have."""
     historic, future = map(tuple, kept["names"])
     if future:
         calendar, _ = calendar_features(np.array(["2000-01-01"], "datetime64[s]"), kept["frequency"])
@@ -164,21 +164,21 @@ def _completed(series: FramePanel, kept: Mapping[str, Any], places: np.ndarray) 
 
 
 def _require_together(series: FramePanel, ids: Sequence[str]) -> None:
-    """Raises ValueError unless the series are those that are read together, from one step to another."""
+    """Raises ValueError unless all series of a multivariate model are there, over the same steps."""
     for label in ids:
         if label not in map(str, series.ids):
-            raise ValueError(f"the run reads {len(ids)} series together, but there is no {label!r}")
+            raise ValueError(f"the multivariate run reads {len(ids)} series, but {label!r} is missing")
     ends = [str(times_of(series, number, end - 1)[0]) for number, end in enumerate(series.panel.observed)]
     for label, start, end in zip(series.ids, series.starts, ends, strict=True):
         if (start, end) != (series.starts[0], ends[0]):
             raise ValueError(
-                f"series that are read together must have the same steps: {series.ids[0]!r} those from "
+                f"series of a multivariate model must have the same steps: {series.ids[0]!r} has those from "
                 f"{series.starts[0]} to {ends[0]}, {label!r} those from {start} to {end}"
             )
 
 
 def _placed(panel: Panel, places: np.ndarray, count: int) -> Panel:
-    """The series at other places of a panel of `count`, whose other series have no steps."""
+    """The series at their places in a panel of `count` series, whose other series have no steps."""
     lengths = np.zeros(count, int)
     lengths[places] = panel.lengths
     order = np.argsort(places)

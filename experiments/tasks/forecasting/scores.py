@@ -1,4 +1,4 @@
-"""How far forecasts of windows are from what came.
+"""Scores of forecasts.
 
 Axes: M windows, H steps of the horizon, Q quantiles.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from lstmx.data import SeriesWindows, Windows
 
-# The bounds of the interval whose coverage is told.
+# The bounds of the interval whose coverage is reported.
 _INTERVAL = (0.1, 0.9)
 
 
@@ -23,28 +23,28 @@ def scores(
     *,
     naive_errors: np.ndarray,
 ) -> dict[str, float]:
-    """The scores of forecasts, over all values that exist.
+    """The scores of forecasts, over all existing values.
 
         mse, mae    mean squared and absolute errors
         smape       200 |y - f| / (|y| + |f|), in percent
-        mase        mae of each series over its naive error; the mean over the series
-        crps        twice the pinball loss, averaged over the levels; about the score of that name
-        wql         weighted quantile loss: the sum of these over the sum of |y|
-        coverage    the share of values within the 80 % interval, in percent
+        mase        mae of each series divided by its naive error; the mean over the series
+        crps        twice the pinball loss, averaged over the levels, which approximates the CRPS
+        wql         weighted quantile loss: the sum of these divided by the sum of |y|
+        coverage    percentage of values within the 80 % interval
 
-    Absolute errors are of the median where there are quantiles, squared ones of the mean.
+    Absolute errors are those of the median where there are quantiles, squared ones those of the mean.
 
     Args:
-      windows: of series with one target.
+      windows: windows of series with one target.
       of: (series, cutoffs), int [M] each.
       mean: float [M, H].
       quantiles: float [M, H, Q], or None.
-      levels: of the quantiles.
-      naive_errors: float [N], the mean error of a naive forecast of each series; NaN where that is 0: such a
-        series has no MASE.
+      levels: levels of the quantiles.
+      naive_errors: float [N], the mean error of a naive forecast of each series; NaN where it is 0, since the
+        series has no MASE then.
 
     Returns:
-      The scores by their names.
+      The scores by name.
 
     Source: sMAPE and MASE as in Makridakis, Spiliotis & Assimakopoulos 2020; the weighted quantile loss as in
     Salinas et al. 2020, section 4.
@@ -54,7 +54,7 @@ def scores(
     median = mean if quantiles is None else quantiles[..., int(np.abs(levels - 0.5).argmin())]
     errors = np.abs(y - median)
     size = np.abs(y) + np.abs(median)
-    found = {
+    values = {
         "mse": np.mean((y - mean) ** 2, where=exists),
         "mae": np.mean(errors, where=exists),
         "smape": 200 * np.mean(errors / np.where(size > 0, size, 1), where=exists),
@@ -63,29 +63,29 @@ def scores(
     if quantiles is not None:
         over = y[..., None] - quantiles
         pinball = np.maximum(levels * over, (levels - 1) * over)
-        found["crps"] = np.mean(2 * pinball.mean(axis=-1), where=exists)
-        found["wql"] = found["crps"] / max(np.mean(np.abs(y), where=exists), np.finfo(float).tiny)
+        values["crps"] = np.mean(2 * pinball.mean(axis=-1), where=exists)
+        values["wql"] = values["crps"] / max(np.mean(np.abs(y), where=exists), np.finfo(float).tiny)
         low, high = (quantiles[..., int(np.abs(levels - level).argmin())] for level in _INTERVAL)
-        found["coverage"] = 100 * np.mean((low <= y) & (y <= high), where=exists)
-    return {name: float(value) for name, value in found.items()}
+        values["coverage"] = 100 * np.mean((low <= y) & (y <= high), where=exists)
+    return {name: float(value) for name, value in values.items()}
 
 
 def skill(
     errors: np.ndarray, naive_errors: np.ndarray, groups: np.ndarray, *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """How much smaller squared errors are than those of a naive forecast, and what is certain of that.
+    """The relative reduction of squared errors below a naive forecast, with a confidence interval.
 
         skill = 1 - sum errors / sum naive_errors
 
-    The interval is that of 95 % of the draws, with replacement, of whole groups: windows of the same time,
-    whose errors go together.
+    The 95 % interval is that of a bootstrap of whole groups: windows of the same time, whose errors are
+    correlated.
 
     Args:
       errors: float [M], the squared error of each window, summed over its steps.
-      naive_errors: the same of the naive forecast.
-      groups: int [M], which windows go together.
-      draws: how many.
-      seed: of the draws.
+      naive_errors: the same for the naive forecast.
+      groups: int [M], the group of each window.
+      draws: number of bootstrap samples.
+      seed: seed of the samples.
 
     Returns:
       (skill, lower bound, upper bound); positive where the forecast is better.
@@ -109,13 +109,13 @@ def skill(
 
 
 def targets_of(windows: SeriesWindows, of: Windows) -> tuple[np.ndarray, np.ndarray]:
-    """What came, float64 [M, H], and what of it is known, of windows of series with one target."""
+    """The targets, float64 [M, H], and which of them exist, for windows of series with one target."""
     batch = dataclasses.replace(windows, input_size=1).batch(*of)
     return batch["target"][..., 0].astype(np.float64), batch["target_exists"][..., 0]
 
 
 def _mase(errors, exists, series, naive_errors) -> float:
-    """Each series counts once, however many windows it has."""
+    """The mean over series, each with equal weight, however many windows it has."""
     count = len(naive_errors)
     totals = np.bincount(series, np.sum(errors, axis=1, where=exists), count)
     numbers = np.bincount(series, exists.sum(axis=1), count)

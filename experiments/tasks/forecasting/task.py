@@ -1,4 +1,4 @@
-"""The forecasting task of the experiment: a set of series, its splits and its scores.
+"""The task of the forecasting experiment: a set of series, its splits and its scores.
 
 Axes: M windows, L steps of history, H steps of the horizon, Q quantiles.
 """
@@ -26,11 +26,11 @@ from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
 
 
 class Comparison(NamedTuple):
-    """Forecasts of some windows by the model and by simple methods.
+    """Forecasts of windows by the model and by baselines.
 
     Attributes:
       windows: the windows.
-      means: [M, H] by the names of the methods, the model's first.
+      means: [M, H] by name of the method, the model first.
       quantiles: of the model, [M, H, Q] for `lstmx.forecasting.LEVELS`; None where it forecasts points.
     """
 
@@ -47,26 +47,26 @@ class Units(NamedTuple):
 
     @classmethod
     def of(cls, series: SeriesSet) -> "Units":
-        """Those of a set; a series that does not vary has a deviation of 1."""
+        """The units of a set; a constant series has a deviation of 1."""
         parts = [series.panel.series(number)[:stop] for number, stop in enumerate(series.train_stop)]
         deviation = np.array([np.nanstd(part) for part in parts])
         return cls(np.array([np.nanmean(part) for part in parts]), np.where(deviation > 0, deviation, 1))
 
     def standardized(self, panel: Panel) -> Panel:
-        """The panel with its targets in these units."""
+        """The panel with targets in these units."""
         mean, deviation = (np.repeat(values, panel.lengths)[:, None] for values in self)
         return dataclasses.replace(panel, targets=(panel.targets - mean) / deviation)
 
 
 class Shape(NamedTuple):
-    """What a model is made for, beside its config.
+    """The sizes of a model that follow from the data.
 
     Attributes:
-      horizon: steps to forecast.
-      historic, future, static: how many covariates there are of each kind.
-      series: how many series.
+      horizon: number of steps to forecast.
+      historic, future, static: number of covariates of each kind.
+      series: number of series.
       missing: whether values may be missing.
-      targets: how many series are read together.
+      targets: number of series that a multivariate model reads together.
     """
 
     horizon: int
@@ -79,7 +79,7 @@ class Shape(NamedTuple):
 
 
 def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | RecurrentForecaster:
-    """The model of a config, with fresh parameters."""
+    """The model of a config, with new parameters."""
     model = config.model
     common = {
         "input_size": config.data.input_size,
@@ -96,7 +96,7 @@ def make_model(config, shape: Shape, rngs: nnx.Rngs) -> DirectForecaster | Recur
     if model.decoder == "recurrent":
         return RecurrentForecaster(lags=model.lags, **common)
     if model.lags:
-        raise ValueError("lags are read by a recurrent decoder: --model.decoder recurrent")
+        raise ValueError("lags require the recurrent decoder: --model.decoder recurrent")
     names = ("patch_size", "patch_stride", "readout", "linear", "shrinkage")
     own = {name: getattr(model, name) for name in names}
     return DirectForecaster(historic=shape.historic, missing=shape.missing, **own, **common)
@@ -122,7 +122,7 @@ def network_panel(config, panel: Panel, ids: Sequence[str], time_of=None) -> Pan
 
 
 def by_series(config, forecasts: Forecasts) -> Forecasts:
-    """Forecasts in the units of scores, the targets of windows [M, H, D] as series [D * M, H], with [Q]."""
+    """Forecasts in the units of scores: [M, H, D] as [D * M, H], one series after the other."""
     if config.data.log:
         forecasts = Forecasts(*map(np.exp, forecasts))
     return Forecasts(*(np.concatenate(np.moveaxis(values, 2, 0)) for values in forecasts))
@@ -137,7 +137,7 @@ class Forecasting(ForecastTask):
         horizon = series.horizon if data.horizon is None else data.horizon
         self.units = Units.of(series) if series.standardized else None
         panel = series.panel if self.units is None else self.units.standardized(series.panel)
-        # What is scored, series by series in the units of scores; the network may see it otherwise.
+        # Scores are computed series by series in these units; the inputs of the network may differ.
         self.scored = SeriesWindows(panel, data.input_size, horizon)
         every = 1 if series.standardized else horizon
         self.scored_of = splits = splits_of(series, self.scored, data.least_history, every=every)
@@ -145,7 +145,7 @@ class Forecasting(ForecastTask):
         panel = network_panel(config, self.scales.applied(panel), series.ids, series.time_label)
         if config.model.multivariate:
             if config.model.know_series:
-                raise ValueError("a multivariate model knows its series: multivariate excludes know_series")
+                raise ValueError("know_series has no effect with multivariate, which always knows its series")
             splits = _together(splits, series)
         counts = (getattr(panel, kind).shape[1] for kind in ("historic", "future", "static"))
         missing = bool(np.isnan(panel.targets).any()) or data.least_history < data.input_size
@@ -179,7 +179,7 @@ class Forecasting(ForecastTask):
         return LinearForecaster(self.scored, *known, divided=not self.set.standardized)
 
     def scores(self, comparison: Comparison) -> dict[str, dict[str, float]]:
-        """The scores of all forecasts, by their names; the model's last."""
+        """The scores by method, the model last."""
         unit, (model, *simple) = self._naive_errors(), comparison.means
         return {
             name: scores(
@@ -194,7 +194,7 @@ class Forecasting(ForecastTask):
         }
 
     def _naive_errors(self) -> np.ndarray:
-        """The mean error of a naive forecast on what was there before the test, float64 [N]: MASE's unit."""
+        """The mean error of a naive forecast before the test part, float64 [N]: the denominator of MASE."""
         errors = np.ones(len(self.set.ids))
         for number, stop in enumerate(self.set.validation_stop):
             values = self.scored.panel.series(number)[:stop, 0]
@@ -204,18 +204,18 @@ class Forecasting(ForecastTask):
         return errors
 
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
-        """A table of the scores of all forecasts, and those of the model as values; draws the pictures."""
+        """A table of all scores, and those of the model as values; draws the pictures."""
         comparison = self.compare(params, split)
-        found = self.scores(comparison)
+        scores_by_method = self.scores(comparison)
         self._draw(comparison, split, folder)
         units = "standardized units" if self.set.standardized else "the units of the data"
-        names = list(dict.fromkeys(name for each in found.values() for name in each))
+        names = list(dict.fromkeys(name for each in scores_by_method.values() for name in each))
         lines = [f"forecasts of {self.windows.horizon} steps, in {units}:"]
         lines.append(f"  {'':<16}" + "".join(f"{name:>12}" for name in names))
-        for method, each in found.items():
+        for method, each in scores_by_method.items():
             cells = (f"{each[name]:>12.4f}" if name in each else f"{'-':>12}" for name in names)
             lines.append(f"  {method:<16}" + "".join(cells))
-        values = {"scores": found, **found[self.config.model.cell]}
+        values = {"scores": scores_by_method, **scores_by_method[self.config.model.cell]}
         if self.set.log_prices:
             values["skill"] = self._skill(comparison)
             of_all, low, high = (100 * value for value in values["skill"])
@@ -226,7 +226,7 @@ class Forecasting(ForecastTask):
         return "\n".join(lines), values
 
     def _skill(self, comparison: Comparison) -> tuple[float, float, float]:
-        """Of forecasts of logarithms of prices, which a random walk takes to stay: those of returns."""
+        """The skill of forecasts of log prices compared with a random walk, for which they stay the same."""
         y, exists = targets_of(self.scored, comparison.windows)
         ours, naive = (
             np.sum((y - comparison.means[name]) ** 2, axis=1, where=exists)
@@ -236,7 +236,7 @@ class Forecasting(ForecastTask):
         return skill(ours, naive, self.set.test_stop[comparison.windows[0]] - comparison.windows[1])
 
     def draw(self, params, folder: Path) -> list[Path]:
-        """Draws curves, forecasts, errors by horizon and calibration, where matplotlib is installed."""
+        """Draws curves, forecasts, errors by step and calibration, if matplotlib is installed."""
         split = "validation"
         if split not in self.windows_of:
             return [picture for picture in [self._draw_curves(folder)] if picture is not None]
@@ -263,7 +263,7 @@ class Forecasting(ForecastTask):
         return [picture for picture in pictures if picture is not None]
 
     def _draw_some(self, comparison: Comparison, path: Path) -> Path | None:
-        """Draws four windows, evenly spread over all."""
+        """Draws four evenly spaced windows."""
         rows = np.linspace(0, len(comparison.windows[0]) - 1, min(4, len(comparison.windows[0]))).astype(int)
         series, cutoffs = (part[rows] for part in comparison.windows)
         batch = self.scored.batch(series, cutoffs)
@@ -282,7 +282,7 @@ class Forecasting(ForecastTask):
         return draw_windows(before, targets, shown, bands, names, path, times)
 
     def describe(self) -> str:
-        """The series, the windows and the model, in a line each."""
+        """The series and windows in one line, the model in another."""
         model, data = self.config.model, self.config.data
         epochs = self.config.steps / self.batches.steps_per_epoch
         kind = f"{model.num_layers} x {model.cell} of {model.hidden_size} units, {model.decoder}"
@@ -297,7 +297,7 @@ class Forecasting(ForecastTask):
         )
 
     def assets(self) -> dict[str, str]:
-        """What is needed to forecast other series, and by what a run notices that its own have changed."""
+        """What forecasts of other series need, and a digest that shows whether the data of a run changed."""
         panel, model = self.set.panel, self.config.model
         known = model.know_series or model.multivariate or panel.static.shape[1]
         digest = hashlib.sha256(panel.starts.tobytes())
@@ -321,9 +321,9 @@ class Forecasting(ForecastTask):
 def splits_of(
     series: SeriesSet, windows: SeriesWindows, least_history: int, *, every: int
 ) -> Mapping[str, Windows]:
-    """The windows of each split that has some: those whose targets lie in it wholly.
+    """The windows of each nonempty split: those whose targets lie entirely in it.
 
-    `every` is how far apart they are, of all splits but the training.
+    `every` is the distance of windows, except in training.
     """
     least = {"least_history": min(least_history, windows.input_size)}
     splits = {
@@ -335,8 +335,10 @@ def splits_of(
 
 
 def _together(splits: Mapping[str, Windows], series: SeriesSet) -> Mapping[str, Windows]:
-    """Windows of the one series that has the targets of all, which must have the same windows."""
+    """The windows of the multivariate series; all series must have the same windows."""
     stops = series.train_stop, series.validation_stop, series.test_stop, series.start
     if any((stop != stop[0]).any() for stop in stops):
-        raise ValueError("series that are read together must begin together and be cut at the same steps")
+        raise ValueError(
+            "series of a multivariate model must begin at the same time and have the same splits"
+        )
     return {name: (of[of == 0], cutoffs[of == 0]) for name, (of, cutoffs) in splits.items()}
