@@ -1,19 +1,19 @@
-"""Forecasting with recurrent networks, beside the simple forecasts that they have to beat.
+"""Forecasting with recurrent networks, compared with simple baselines.
 
     python scripts/train.py forecasting --preset ettm1 --workdir RUN --data.path FOLDER
     python scripts/evaluate.py RUN --split test
 
-The folder holds the files as they are published (ETTh1.csv, weather.csv, Hourly-train.csv, ...), compressed
+The folder holds the published files (ETTh1.csv, weather.csv, Hourly-train.csv, ...), compressed
 (.gz, .xz) or not.
 
-Measured on 2 CPU cores in less than 4 minutes each (README.md beside this file): mean squared errors, 96
-steps ahead, 0.281 on ETTm1 (all channels together; each by itself 0.287, and 0.324, 0.360 and 0.414 for 192,
-336 and 720 steps), 0.370 on ETTh1 and 0.147 on Weather; sMAPE 8.82 and MASE 0.76 on M4 Hourly, 6.24 and 1.92
-on M4 Weekly; MASE 0.37 on the electricity of Victoria, and step by step 0.36 in 15 minutes; MASE 1.26 on the
-sales of shops, 14 % below the seasonal naive forecast; and on prices no skill.
+Measured on 2 CPU cores in less than 4 minutes each (README.md in this folder): mean squared errors, 96 steps
+ahead, 0.281 on ETTm1 (multivariate; each channel by itself 0.287, and 0.324, 0.360 and 0.414 for 192, 336 and
+720 steps), 0.370 on ETTh1 and 0.147 on Weather; sMAPE 8.82 and MASE 0.76 on M4 Hourly, 6.24 and 1.92
+on M4 Weekly; MASE 0.37 on the electricity of Victoria, and step by step 0.36 in 15 minutes; MASE 1.26 on
+retail sales, 14 % below the seasonal naive forecast; no skill on stock prices.
 
-Sets that are standardized by convention (ETT, Weather), by the mean and deviation of the training part, are
-scored in those units, over all windows of the test part.
+By convention, ETT and Weather are standardized by mean and deviation of the training part, and scored in
+these units over all windows of the test part.
 """
 
 from collections.abc import Mapping
@@ -34,29 +34,30 @@ class DataConfig:
     """The series.
 
     Attributes:
-        name: which set; those of `vega` come with the package vega_datasets and need no files; `table` is a
-            file of your own.
+        name: name of the set; those of `vega` come with the package vega_datasets and need no files; `table`
+            is your own file.
         path: folder with the files; or a CSV file, which implies `--data.name table`.
-        id: column of the table that names the series; not given if there is one series.
+        id: column of the table with the names of the series; omit it for a single series.
         time: column of its times, ISO 8601 or integers.
         target: column of its values.
-        historic: columns known up to now.
-        future: columns known ahead.
-        frequency: pandas alias of the pace of a table, or the step of integer times; found out if not given.
-        delimiter: that of a table, one character or `tab`; recognised by its header if not given.
-        season_length: steps of the main season of a table; that usual for its frequency if not given.
-        splits: parts of each series of a table to train, choose and test by.
-        input_size: steps that are read before a forecast (the look-back).
-        horizon: steps to forecast; those usual for the set if not given.
-        least_history: steps that a window must have before its targets; with fewer than `input_size` it is
-            filled up with what does not exist.
+        historic: columns known only for the past.
+        future: columns known in advance.
+        frequency: pandas alias of the frequency of a table, or the step of integer times; inferred by default.
+        delimiter: of a table, one character or `tab`; recognised by the header by default.
+        season_length: steps per season of a table, for scores and baselines; by default the usual one for the
+            frequency.
+        splits: shares of the training, validation and test parts of each series of a table.
+        input_size: number of past steps that the network reads (the look-back).
+        horizon: number of steps to forecast; by default the usual one for the set.
+        least_history: number of steps that a window must have before its targets; below `input_size`, windows
+            are padded with missing values.
         batch_size: windows per step.
-        log: whether the network reads and forecasts logarithms, of values above 0; forecasts are turned back,
-            so that a mean becomes a median.
-        back: steps by which all parts end earlier, to look at a recipe in other times than the last.
-        train_until: where the windows that are trained on end: at the part to choose by, or, once the recipe
-            is chosen, at the test.
-        data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
+        log: whether to forecast logarithms of the values, which must be positive; forecasts are transformed
+            back, so a mean becomes a median.
+        back: number of steps by which all parts end earlier, to evaluate a recipe at other times.
+        train_until: whether the training part ends before the validation part or, once the recipe is chosen,
+            before the test part.
+        data_dir: where prepared data are stored; by default that of tensorflow-datasets.
     """
 
     name: Literal[
@@ -88,24 +89,25 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        multivariate: whether all series are read and forecast together, rather than each by itself.
-        decoder: all steps at once, or one after the other from samples of the one before (DeepAR).
+        multivariate: whether to read and forecast all series together, rather than each by itself.
+        decoder: forecasts all steps at once (direct), or one after the other from samples of the one before
+            (recurrent, DeepAR).
         cell: recurrent cell.
-        hidden_size: units of a layer.
-        num_layers: layers.
-        patch_size: steps that are one step of the recurrent network.
-        patch_stride: steps from a patch to the next; `patch_size` if not given.
-        readout: whether forecasts are read off the last output or off all of them.
+        hidden_size: units per layer.
+        num_layers: number of layers.
+        patch_size: time steps per step of the recurrent network.
+        patch_stride: steps from one patch to the next; `patch_size` by default.
+        readout: whether forecasts are computed from the last output or from all of them.
         scaler_type: how a window is normalized.
         affine: whether the normalization has learnt parameters.
-        lags: how many steps before each step lie the values that a recurrent decoder reads beside the last.
+        lags: further past values that the recurrent decoder reads at each step: their distances in steps.
         season_length: steps per season of an exponential smoothing with learnt rates, whose level and season
             are removed before the network and added after it (ES-RNN); 0 for none.
-        linear: whether a linear map of the history is added to the forecast; not to be had with counts.
-        shrinkage: how much of what the network adds to the level (and season) of its normalization is taken
-            back in forecasts, in [0, 1); of the direct decoder.
-        know_series: whether each series has features of its own, which are learnt.
-        dropout_rate: of inputs, between layers and of outputs.
+        linear: whether to add a linear map of the history to the forecast; not for counts.
+        shrinkage: how far forecasts are shrunk towards the level and season of the normalization, in [0, 1);
+            with the direct decoder.
+        know_series: whether to learn an embedding of each series.
+        dropout_rate: on inputs, between layers and on outputs.
     """
 
     multivariate: bool = False
@@ -133,10 +135,10 @@ class Config:
     Attributes:
         steps: number of updates.
         seed: seed of all randomness.
-        head: what is forecast: a point (with the error it is trained by), quantiles, or the parameters of a
-            distribution.
-        paths: paths that a recurrent decoder draws for each window.
-        members: networks that are trained side by side, which begin differently; forecasts are averaged.
+        head: the kind of forecast: a point (with the error that is minimized), quantiles, or a distribution.
+        paths: number of paths that the recurrent decoder samples per window.
+        members: number of networks trained side by side from different initial parameters; their forecasts
+            are averaged.
         data: the series.
         model: the network.
         optimizer: the optimizer.
@@ -156,10 +158,10 @@ class Config:
     loop: LoopConfig = LoopConfig(eval_every=50, checkpoint_every=250, log_every=50)
 
 
-# What the recipes of the published sets have in common.
+# Shared by the recipes of the published sets.
 COSINE = OptimizerConfig(schedule="cosine", warmup_steps=50, average_horizon=500)
 
-# Of the sets that are standardized by convention: errors in their units, so that windows keep their sizes.
+# For sets that are standardized by convention: scored in their units, so windows are only shifted.
 ETTM1 = Config(
     steps=4800,
     head="mse",
@@ -211,7 +213,7 @@ PRESETS = {
             decoder="recurrent",
             hidden_size=128,
             scaler_type="standard",
-            # The days and the week before, in half-hours.
+            # One day, two days and a week before, in half-hours.
             lags=(48, 96, 336),
             dropout_rate=0.1,
         ),
@@ -278,7 +280,7 @@ PRESETS = {
 
 
 def make_task(config: Config) -> "Forecasting":
-    """The task of a config: reads the series."""
+    """Reads the series and makes the task of a config."""
     from experiments.datasets.series_sets import load_series
     from experiments.datasets.series_table import columns_of, read_table, table_set
     from experiments.tasks.forecasting.task import Forecasting
@@ -287,7 +289,7 @@ def make_task(config: Config) -> "Forecasting":
     if data.name != "table" and (data.path is None or not data.path.is_file()):
         series = load_series(data.name, data.path, data.data_dir)
     elif data.path is None:
-        raise ValueError("--data.name table needs the file: --data.path FILE.csv")
+        raise ValueError("--data.name table requires a file: --data.path FILE.csv")
     else:
         table = read_table(data.path, **columns_of(data))
         series = table_set(table, horizon=data.horizon, season_length=data.season_length, splits=data.splits)
@@ -295,7 +297,7 @@ def make_task(config: Config) -> "Forecasting":
 
 
 def make_forecaster(config: Config, assets: Mapping[str, str], path: Path) -> "RunForecaster":
-    """Forecasts of the series of a file, by what a run keeps beside its checkpoints."""
+    """Forecasts of the series of a file by a run, from its assets."""
     from experiments.tasks.forecasting.run_forecaster import RunForecaster
 
     return RunForecaster(config, assets, path)

@@ -21,16 +21,16 @@ def forecast(
     checkpoint: str = "best",
     debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Forecasts what comes after the last value of each series.
+    """Forecasts the steps after the last value of each series.
 
     Args:
         run: the run folder, of the experiment `forecasting`.
-        input: a CSV file with the columns that the run was trained on (of a run on a named set: unique_id,
-            ds, y and its covariates, without those of the calendar). Columns that are known ahead go on for
-            as many rows as are to be forecast, with empty targets.
-        output: CSV file of the forecasts; the standard output if not given.
-        plot: picture of the first series and their forecasts, as PNG, PDF or SVG; needs matplotlib.
-        level: widths of the intervals in percent, where the run forecasts more than points.
+        input: a CSV file with the columns that the run was trained on (for a run on a named set: unique_id,
+            ds, y and its covariates, without those of the calendar). Columns known in advance need a further
+            row for each step to forecast, with an empty target.
+        output: CSV file for the forecasts; by default the standard output.
+        plot: picture of the first series and their forecasts, as PNG, PDF or SVG; requires matplotlib.
+        level: widths of the intervals in percent; ignored by runs that forecast points.
         checkpoint: best (by validation loss), latest, or the number of a step.
         debug: show tracebacks of errors.
     """

@@ -343,7 +343,10 @@ def test_a_multivariate_model_reads_all_series_together(tmp_path):
     np.testing.assert_allclose(found["forecast"].to_numpy().reshape(3, 6), forecasts.T, rtol=1e-5)
     for frames, message in (
         (parts[:2], "the multivariate run reads 3 series, but .b. is missing"),
-        ((*parts[:2], parts[2][:-1]), "'a' has those from .* to 2039-12-01.*, 'b' those from .* to 2039-11-01"),
+        (
+            (*parts[:2], parts[2][:-1]),
+            "'a' has those from .* to 2039-12-01.*, 'b' those from .* to 2039-11-01",
+        ),
     ):
         pandas.concat(frames).to_csv(tmp_path / "new.csv", index=False)
         with pytest.raises(ValueError, match=message):

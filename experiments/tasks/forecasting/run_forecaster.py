@@ -51,17 +51,11 @@ class RunForecaster:
     def __init__(self, config, assets: Mapping[str, str], path: Path):
         kept, data = json.loads(assets["series.json"]), config.data
         shape = Shape(**kept["shape"])
-        columns = columns_of(data)
-        named = kept["name"] != "table"
-        if named:
-            columns |= {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
-            columns |= dict(zip(("historic", "future"), _own_columns(kept), strict=True))
-        columns["frequency"] = int(kept["frequency"]) if kept["frequency"].isdigit() else kept["frequency"]
-        self.series = with_future(read_table(path, **columns), None, shape.horizon)
+        self.series = with_future(read_table(path, **_columns_of_file(kept, data)), None, shape.horizon)
         ids = tuple(map(str, self.series.ids))
         places = _places(ids, kept["ids"])
         mean, deviation = ({kind: np.array(v) for kind, v in part.items()} for part in kept["scales"])
-        panel = _completed(self.series, kept, places) if named else self.series.panel
+        panel = self.series.panel if kept["name"] == "table" else _completed(self.series, kept, places)
         panel = Scales(mean, deviation).applied(panel)
         self._mean, self._deviation = np.zeros((len(ids), 1)), np.ones((len(ids), 1))
         if kept["units"]:
@@ -124,6 +118,16 @@ class RunForecaster:
         forecasts = {self._name: forecast}
         if draw_windows(history, nothing, forecasts, tuple(bands) or None, names, path, times) is None:
             raise ImportError("pictures need matplotlib: pip install 'lstmx[forecast]'")
+
+
+def _columns_of_file(kept: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """The arguments of `read_table` for a file to forecast."""
+    columns = dict(columns_of(data))
+    if kept["name"] != "table":
+        columns |= {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
+        columns |= dict(zip(("historic", "future"), _own_columns(kept), strict=True))
+    columns["frequency"] = int(kept["frequency"]) if kept["frequency"].isdigit() else kept["frequency"]
+    return columns
 
 
 def _places(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from lstmx.cells import base
 from lstmx.data import Panel, SeriesWindows, Windows
 from lstmx.forecasting import LEVELS, Forecasts, ForecastTask, Scales, in_logarithms, require_counts
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
+from lstmx.training.progress import format_table
 
 
 class Comparison(NamedTuple):
@@ -209,12 +210,7 @@ class Forecasting(ForecastTask):
         scores_by_method = self.scores(comparison)
         self._draw(comparison, split, folder)
         units = "standardized units" if self.set.standardized else "the units of the data"
-        names = list(dict.fromkeys(name for each in scores_by_method.values() for name in each))
-        lines = [f"forecasts of {self.windows.horizon} steps, in {units}:"]
-        lines.append(f"  {'':<16}" + "".join(f"{name:>12}" for name in names))
-        for method, each in scores_by_method.items():
-            cells = (f"{each[name]:>12.4f}" if name in each else f"{'-':>12}" for name in names)
-            lines.append(f"  {method:<16}" + "".join(cells))
+        lines = [f"forecasts of {self.windows.horizon} steps, in {units}:", format_table(scores_by_method)]
         values = {"scores": scores_by_method, **scores_by_method[self.config.model.cell]}
         if self.set.log_prices:
             values["skill"] = self._skill(comparison)
