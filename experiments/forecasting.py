@@ -42,7 +42,7 @@ class DataConfig:
         target: column of its values.
         historic: columns known only for the past.
         future: columns known in advance.
-        frequency: pandas alias of the frequency of a table, or the step of integer times; inferred by default.
+        frequency: pandas alias of the frequency of a table, or step of integer times; inferred by default.
         delimiter: of a table, one character or `tab`; recognised by the header by default.
         season_length: steps per season of a table, for scores and baselines; by default the usual one for the
             frequency.

@@ -118,26 +118,18 @@ def read_frame(
     require_columns(df, "df", (id_col, time_col, target_col, *historic, *future))
     keys = keys_of(df, id_col, time_col)
     order, codes = keys.order, keys.codes[keys.order]
-    given, freq = freq, _freq_of(keys, freq)
+    inferred, freq = freq is None, _freq_of(keys, freq)
     firsts = np.flatnonzero(np.diff(codes, prepend=-1))
     clock = clock_of(keys.times[order], keys.zone, freq)
     steps = _on_grid(keys, clock, clock[firsts][codes], freq, time_col)
-    # Steps from one row of a series to the next; 0 where another series begins.
-    strides = np.where(np.diff(codes) == 0, np.diff(steps), 0)
-    if given is None:
-        _require_steady(strides, keys, freq)
-    if future or gaps == "refuse":
-        why = f"{', '.join(future)} must be known at every step" if future else "gaps='refuse'"
-        _require_no_gaps(strides, keys, freq, why)
-    if len(strides) and strides.max() > 1:
-        warn_of_closed_times(clock_of(keys.times, keys.zone, "D"), freq, stacklevel=2)
+    _check_gaps(steps, keys, freq, inferred=inferred, future=future, gaps=gaps)
     starts = np.append(0, np.cumsum(steps[np.append(firsts[1:], len(codes)) - 1] + 1))
 
     def laid_out(names, **rules):
         values = np.full((starts[-1], len(names)), np.nan)
         for column, name in enumerate(names):
-            found = numbers_of(column_of(df, name), name, keys.at, **rules)
-            values[starts[codes] + steps, column] = found[order]
+            numbers = numbers_of(column_of(df, name), name, keys.at, **rules)
+            values[starts[codes] + steps, column] = numbers[order]
         return values
 
     static, static_names, used = read_static(static_df, stat_exog, id_col, keys.ids, categories)
@@ -338,6 +330,21 @@ def _on_grid(keys: Keys, clock: np.ndarray, starts: np.ndarray, freq: Any, name:
         begin = "" if at == first else f", whose grid begins with {keys.at(order[first])}"
         raise ValueError(f"{name} must be on the grid of freq {freq!r}, got {keys.at(order[at])}{begin}")
     return steps
+
+
+def _check_gaps(
+    steps: np.ndarray, keys: Keys, freq: Any, *, inferred: bool, future: tuple[str, ...], gaps: str
+) -> None:
+    """Raises ValueError for gaps that must not be, and warns of those that are probably closing times."""
+    # Steps from one row of a series to the next; 0 where another series begins.
+    strides = np.where(np.diff(keys.codes[keys.order]) == 0, np.diff(steps), 0)
+    if inferred:
+        _require_steady(strides, keys, freq)
+    if future or gaps == "refuse":
+        why = f"{', '.join(future)} must be known at every step" if future else "gaps='refuse'"
+        _require_no_gaps(strides, keys, freq, why)
+    if len(strides) and strides.max() > 1:
+        warn_of_closed_times(clock_of(keys.times, keys.zone, "D"), freq, stacklevel=3)
 
 
 def _require_no_gaps(strides: np.ndarray, keys: Keys, freq: Any, why: str) -> None:

@@ -128,32 +128,54 @@ def inferred_freq(codes: np.ndarray, times: np.ndarray, zone: Any, labels: Seque
         step = pd.Timedelta(_one(series, steps(times), labels, ""))
         return pd.tseries.frequencies.to_offset(step).freqstr
     days = wall.astype("datetime64[D]")
-    if common.min() >= 28 * _DAY:
-        index = pd.DatetimeIndex(np.unique(days))
+    if common.min() >= 28 * _DAY and (aliases := _aliases_of_months(days)):
         months = days.astype("datetime64[M]").astype(np.int64)
-        for aliases in _MONTHS:
-            offset = pd.tseries.frequencies.to_offset(aliases[0])
-            if all(map(offset.is_on_offset, index)):
-                return _months(_one(series, steps(months), labels, " months"), months, aliases)
+        return _months(_one(series, steps(months), labels, " months"), months, aliases)
     # 1970-01-01, day 0, was a Thursday; here Monday is 0.
     weekday = (days.astype(np.int64) + 3) % 7
-    weekends = np.isin(np.arange(codes[-1] + 1), codes[weekday > 4])
-    # Business days: no weekends, and the usual step leads across one.
     working = np.busday_count("1970-01-01", days)
-    usual = np.bincount(steps(working)).argmax()
-    across = (steps(working) == usual) & (steps(days) > usual * _DAY) & (common.max() < 7 * _DAY)
-    business = np.isin(np.arange(codes[-1] + 1), series[across]) & ~weekends
-    if business.any() and weekends.any():
-        first, second = labels[business.argmax()], labels[weekends.argmax()]
-        raise ValueError(
-            f"freq is required because it cannot be inferred: {first!r} has no weekends, {second!r} has some"
-        )
-    if business.any():
+    weekends = np.isin(np.arange(codes[-1] + 1), codes[weekday > 4])
+    if common.max() < 7 * _DAY and _are_business_days(series, steps(working), steps(days), weekends, labels):
         return checked_freq(f"{_one(series, steps(working), labels, ' business days')}B")
     step = int(_one(series, steps(days).astype(np.int64), labels, " days"))
     if step % 7 == 0 and len(np.unique(weekday)) == 1:
         return checked_freq(f"{step // 7}W-{('MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT', 'SUN')[weekday[0]]}")
     return checked_freq(f"{step}D")
+
+
+def _aliases_of_months(days: np.ndarray) -> tuple[str, str, str] | None:
+    """The aliases in `_MONTHS` that all days are on; None if there are none."""
+    pd = require_pandas()
+    index = pd.DatetimeIndex(np.unique(days))
+    for aliases in _MONTHS:
+        if all(map(pd.tseries.frequencies.to_offset(aliases[0]).is_on_offset, index)):
+            return aliases
+    return None
+
+
+def _are_business_days(
+    series: np.ndarray, working: np.ndarray, days: np.ndarray, weekends: np.ndarray, labels: Sequence
+) -> bool:
+    """Whether series have no weekends, and the usual step leads across one.
+
+    Args:
+      series: int, the series of each step.
+      working, days: the steps in working days and in days.
+      weekends: bool [N], whether a series has times on weekends.
+      labels: ids of the series, for errors.
+
+    Raises:
+      ValueError: if that holds for some series, and others have weekends.
+    """
+    usual = np.bincount(working).argmax()
+    across = (working == usual) & (days > usual * _DAY)
+    business = np.isin(np.arange(len(weekends)), series[across]) & ~weekends
+    if business.any() and weekends.any():
+        first, second = labels[business.argmax()], labels[weekends.argmax()]
+        raise ValueError(
+            f"freq is required because it cannot be inferred: {first!r} has no weekends, {second!r} has some"
+        )
+    return bool(business.any())
 
 
 def _length(freq: Any) -> int | np.timedelta64 | None:
