@@ -9,8 +9,8 @@ Tiny Shakespeare, trained on the first nine tenths, the last tenth (111,540 char
     python scripts/train.py char_lm --preset shakespeare --workdir RUN --data.path input.txt
     python scripts/evaluate.py RUN --split test
 
-1.464 nats per character (2.113 bits) after 10 min 35 s on 2 cores of an AMD EPYC with AVX-512, other work on
-the machine. README.md in this folder has the GRU and the Elman network of equal size, and how the recipe was
+1.464 nats per character (2.113 bits) after 10 min 35 s on 2 cores of an AMD EPYC with AVX-512, on a shared
+machine. README.md in this folder has the GRU and the Elman network of equal size, and how the recipe was
 chosen.
 
 Trained by back-propagation through time truncated to `--data.window` characters, the state carried from each
@@ -40,7 +40,7 @@ class DataConfig:
         source: `python_docs` (in every Python, no network), `tiny_shakespeare`, or `file`.
         path: text file (.txt, .gz, .xz) or folder of texts; implies `--data.source file`.
         splits: parts for training, validation and test, by position.
-        data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
+        data_dir: where prepared data are stored; the default of tensorflow-datasets if not given.
         batch_size: streams read in parallel.
         window: characters of a stream per step, and the reach of the gradient.
     """
@@ -98,7 +98,7 @@ class Config:
 
 
 # The last tenth of Tiny Shakespeare is held out: evaluated after the training, it chooses no checkpoint.
-# README.md in this folder tells how the recipe came about. The three networks have 1.22 million parameters.
+# README.md in this folder describes how the recipe was found. All have 1.22 million parameters.
 SHAKESPEARE = Config(
     steps=4000,
     data=DataConfig(source="tiny_shakespeare", splits=(90, 0, 10)),
@@ -136,7 +136,7 @@ def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "CharL
 
 
 def make_generator(config: Config, assets: Mapping[str, str]) -> "CharLM":
-    """The task without its text, from what a run keeps beside its checkpoints: enough to generate."""
+    """The task without its text, from the assets of a run: enough to generate."""
     from experiments.tasks.language_model.task import CharLM
 
     return CharLM(config, _vocabulary(assets), {})

@@ -51,15 +51,15 @@ class DataConfig:
         delimiter: that of CSV and TSV files, one character or `tab`; recognised by the header if not given.
         splits: parts for training, validation and test of what does not come split.
         split_seed: seed of that division.
-        data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
-        level: what a token is.
+        data_dir: where prepared data are stored; the default of tensorflow-datasets if not given.
+        level: what the tokens are.
         lowercase: whether upper and lower case are the same.
         vocabulary_size: most tokens to know; if not given all, or 8,000 subwords.
         least_count: how often a word or character must occur in training to be known.
         limit: most tokens to read of a text.
         too_long: whether longer texts are cut or refused.
         keep: which end of a text that is cut is read.
-        batch_size: texts per step, of like length.
+        batch_size: texts per step, of similar length.
     """
 
     source: Literal["made_up", "sst2", "imdb", "file"] = "made_up"
@@ -115,10 +115,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Training as a language model, before any class is learned: a direction predicts what it reads next.
+    """Training as a language model before the classes: each direction predicts the next token it reads.
 
     Attributes:
-        steps: the first so many updates; 0 for none.
+        steps: number of updates, the first ones; 0 for none.
         candidates: tokens that compete with each to be predicted, drawn for each update.
     """
 
@@ -143,7 +143,7 @@ class Config:
         data: the texts.
         model: the network.
         pretraining: training as a language model first.
-        adversarial: size of a change of the embeddings for the worse that is trained on as well, relative to
+        adversarial: size of an adversarial change of the embeddings that is trained on as well, relative to
             the norm of an embedding; 0 for none.
         optimizer: the optimizer.
         loop: evaluation, checkpoints and log.
@@ -233,7 +233,7 @@ def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "TextC
 
 
 def make_classifier(config: Config, assets: Mapping[str, str]) -> "TextClassification":
-    """The task without its texts, from what a run keeps beside its checkpoints: enough to classify."""
+    """The task without its texts, from the assets of a run: enough to classify."""
     from experiments.tasks.classification.task import TextClassification
 
     return TextClassification(config, *_kept(assets), {})

@@ -54,7 +54,7 @@ class DataConfig:
         max_length: pieces of the longest sentence.
         too_long: what happens to longer ones: `truncate` (their number is reported) or `refuse`.
         limit: train on the first pairs only; all if not given.
-        data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
+        data_dir: where prepared data are stored; the default of tensorflow-datasets if not given.
         batch_size: pairs per step.
         most_shapes: into how many widths the batches are divided at most; more have less padding, and each is
             compiled.
@@ -210,7 +210,7 @@ def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "Trans
 
 
 def make_translator(config: Config, assets: Mapping[str, str]) -> "Translation":
-    """The task without its sentences, from what a run keeps beside its checkpoints: enough to translate."""
+    """The task without its sentences, from the assets of a run: enough to translate."""
     from experiments.tasks.translation.task import Translation, read_vocabularies
 
     return Translation(config, read_vocabularies(assets), {})

@@ -45,8 +45,8 @@ class DataConfig:
         path: text file (.txt, .gz, .xz), folder of texts, or folder with a text in three files; implies
             `--data.source file` unless the source is `ptb` or `wikitext2`.
         splits: parts for training, validation and test, by position, of a text that does not come split.
-        data_dir: where prepared data are kept; the default of tensorflow-datasets if not given.
-        tokenizer: `spaces` where the words are set apart already, `words` to set signs apart from words;
+        data_dir: where prepared data are stored; the default of tensorflow-datasets if not given.
+        tokenizer: `spaces` where tokens are separated already, `words` to separate punctuation from words;
             `auto` is `spaces` for texts that come split.
         vocabulary_size: most words to know, the most frequent of the training split; all if not given.
         least_count: how often a word must occur to be known; the others are one word, `<unk>`.
@@ -80,7 +80,7 @@ class ModelConfig:
         num_layers: recurrent layers.
         last_hidden_size: units of the last layer, if they differ.
         tied: whether the output shares the embedding's matrix.
-        dropout_rate: anew in each step: of embeddings, between layers and of the last outputs (Zaremba).
+        dropout_rate: a new mask in each step, of embeddings, between layers and of last outputs (Zaremba).
         input_dropout: one mask for all steps, of embeddings (this and the following: AWD-LSTM).
         hidden_dropout: one mask for all steps, between layers.
         output_dropout: one mask for all steps, of the last outputs.
@@ -238,7 +238,7 @@ def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "Langu
 
 
 def make_generator(config: Config, assets: Mapping[str, str]) -> "LanguageModelTask":
-    """The task without its text, from what a run keeps beside its checkpoints: enough to generate."""
+    """The task without its text, from the assets of a run: enough to generate."""
     return _task(config, *_kept(assets), {})
 
 

@@ -26,16 +26,16 @@ def classify(
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
     debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Classifies texts by a run, with probabilities and how much each token speaks for or against the class.
+    """Classifies texts by a run, with probabilities and the contribution of each token.
 
     Lines that cannot be classified (empty, not UTF-8, without a token, too long where that is refused) are
     reported on stderr by their numbers and skipped; the exit code is then 1.
 
     Args:
         run: the run folder.
-        texts: texts; without any, and without a file, the lines of the standard input.
-        file: a text file, one text a line.
-        saliency: whether to tell what each token contributes, in log-odds.
+        texts: the texts; if there are none and no file, the lines of the standard input.
+        file: a text file, one text per line.
+        saliency: whether to show the contribution of each token, in log-odds.
         checkpoint: best (by validation loss), latest, or the number of a step.
         json: one line of JSON for each text instead.
         debug: show tracebacks of errors.

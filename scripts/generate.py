@@ -24,17 +24,17 @@ def generate(
     checkpoint: str = "best",
     debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Generates text from a run, shown as it is made; the same seed gives the same text.
+    """Generates text from a run, printed as it is made; the same seed gives the same text.
 
     Args:
         run: the run folder.
         prompt: the text to continue; the start of a line if not given, or a space or the first character of
             the vocabulary if that has no line ends.
-        length: characters, or words, to generate.
-        temperature: below 1 more likely, above 1 more surprising; 0 for the likeliest always.
-        top_k: draw from the k likeliest only.
-        top_p: draw from the fewest likeliest only that are as probable as this together.
-        seed: of the draws.
+        length: number of characters, or words, to generate.
+        temperature: below 1 for likelier text, above 1 for more surprising text; 0 is greedy.
+        top_k: draw only from the k likeliest tokens.
+        top_p: draw only from the smallest set of tokens whose probabilities sum to this.
+        seed: seed of the draws.
         checkpoint: best (by validation loss), latest, or the number of a step.
         debug: show tracebacks of errors.
     """

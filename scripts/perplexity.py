@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Perplexity of a language model, also as it adapts to the text: perplexity.py RUN [--cache] [--dynamic]."""
+"""Perplexity of a language model, also adapting to the text: perplexity.py RUN [--cache] [--dynamic]."""
 
 import json as json_format
 import sys
@@ -32,24 +32,24 @@ def perplexity(
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
     debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Perplexity of a run's language model on a text, as it is and as it adapts to the text.
+    """Perplexity of a run's language model on a text, without and with adaptation to the text.
 
-    What suits a text is found on its validation split: see --split.
+    Choose the options of the adaptation on the validation split: see --split.
 
     Args:
         run: the run folder.
         split: train, validation or test.
         file: a text file to evaluate on instead, with the vocabulary of the run.
-        cache: mix the words read lately into the predictions (Grave et al. 2017).
-        cache_size: how many words the cache holds.
-        cache_theta: how much a likeness of states counts.
-        cache_weight: the cache's share in a prediction.
-        dynamic: go on learning from the text, after predicting it (Krause et al. 2018).
+        cache: mix recent words into the predictions (Grave et al. 2017).
+        cache_size: number of words in the cache.
+        cache_theta: weight of the similarity of states.
+        cache_weight: the cache's share of a prediction.
+        dynamic: keep learning from the text after predicting it (Krause et al. 2018).
         dynamic_rate: the learning rate.
         dynamic_decay: how fast the parameters return to those of the training.
-        dynamic_epsilon: keeps the division by a small gradient finite.
+        dynamic_epsilon: avoids division by a small gradient.
         dynamic_segment: words that are predicted, then learnt from.
-        dynamic_batches: batches of the training text that tell the gradients' scale; all if not given.
+        dynamic_batches: training batches that the gradients' scale is measured on; all if not given.
         checkpoint: best (by validation loss), latest, or the number of a step.
         json: end with one line of JSON.
         debug: show tracebacks of errors.
@@ -66,7 +66,7 @@ def perplexity(
         else:
             task = cli.make_run_task(module, config, run)
         if not isinstance(task, LanguageModelTask):
-            raise ValueError(f"{run} is a run of {module.__name__}, which is no language model")
+            raise ValueError(f"{run} is a run of {module.__name__}, which is not a language model")
         if needs_texts:
             check_assets(run, task.assets())
         tokens = task.tokens(split) if file is None else task.units.encode(read_text(file))

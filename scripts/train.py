@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains an experiment, or goes on with a run: train.py EXPERIMENT [--workdir RUN] [--field value ...]."""
+"""Trains an experiment, or resumes a run: train.py EXPERIMENT [--workdir RUN] [--field value ...]."""
 
 import sys
 from pathlib import Path

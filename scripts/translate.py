@@ -30,17 +30,17 @@ def translate(
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
     debug: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Translates sentences by a run, a line each.
+    """Translates sentences with a run, one per line.
 
     Lines that cannot be translated (empty, not UTF-8, too long where that is refused) are reported on stderr
     by their numbers and answered by an empty line, so that the lines stay aligned; the exit code is then 1.
 
     Args:
         run: the run folder.
-        sentences: sentences; without any, and without a file, the lines of the standard input.
-        file: a text file, one sentence a line.
+        sentences: the sentences; if there are none and no file, the lines of the standard input.
+        file: a text file, one sentence per line.
         references: a text file of translations, line by line: BLEU and chrF against them on stderr.
-        attention: a folder, made if there is none, for a picture of each translation's attention.
+        attention: a folder for a picture of each translation's attention.
         beam_size: open sentences of the beam search, 1 for greedy search; the run's if not given.
         length_penalty: alpha of the beam search; the run's if not given.
         checkpoint: best (by validation loss), latest, or the number of a step.

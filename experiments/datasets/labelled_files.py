@@ -36,7 +36,7 @@ class Files(NamedTuple):
     """Where texts are and how to read them.
 
     Attributes:
-      splits: the file or folder of each split; `train` alone is divided.
+      splits: the file or folder of each split; `train` is divided if it is the only one.
       phrases: file with more texts for training, or None.
       columns: names of the columns of text and label.
       delimiter: that of CSV and TSV files, as `named_delimiter` takes it; None to recognise it.
@@ -144,7 +144,7 @@ def digest_of(files: Files, *options: Any) -> str:
 def read_files(source: Source, files: Files, shares: Sequence[float], seed: int) -> Examples:
     """Reads the splits of a source.
 
-    What is in the validation or test split too is not trained on.
+    Examples that are also in the validation or test split are not trained on.
 
     Args:
       source: `"sst2"`, `"imdb"` or `"file"`.
@@ -240,7 +240,7 @@ def _check_labels(examples: Examples, column: str) -> None:
     if len(known) == 1:
         raise ValueError(
             f"all {len(examples['train']):,} training examples have the label {known.pop()!r}: a classifier "
-            f"needs two at least (column {column!r})"
+            f"needs at least two (column {column!r})"
         )
     for split in ("validation", "test"):
         unknown = sorted({example.label for example in examples.get(split, ())} - known)

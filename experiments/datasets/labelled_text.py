@@ -167,10 +167,10 @@ class LabelledText(tfds.core.GeneratorBasedBuilder):
 
 
 def made_up(count: int = 2000) -> Examples:
-    """Reviews from a grammar in which "not" turns a clause round and "but" lets only the last one count.
+    """Reviews from a grammar in which "not" negates a clause and after "but" only the last clause counts.
 
     Args:
-      count: how many different ones, all told; an eighth each for validation and test.
+      count: number of distinct ones; an eighth each for validation and test.
 
     Returns:
       The examples of the splits; always the same.

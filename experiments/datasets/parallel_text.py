@@ -42,7 +42,7 @@ _NAMES = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "test_2016_flickr"),
 }
-# Numbers of up to so many digits; none is in two splits.
+# Largest number of digits; no number is in two splits.
 _NUMERALS_DIGITS = 6
 _NUMERALS = {"train": 6_000, "validation": 300, "test": 300}
 # A sentence and its translation differ less in length; in files that are shifted by a line many differ more.
@@ -152,7 +152,7 @@ def numerals(source_language: str = "en", target_language: str = "de") -> dict[s
 
 
 def read_pairs(source_path: pathlib.Path, target_path: pathlib.Path) -> Pairs:
-    """Reads two files of aligned lines; see `load_pairs` for what is refused and what is left out."""
+    """Reads two files of aligned lines; see `load_pairs` for what is refused or skipped."""
     sources, targets = _read_lines(source_path), _read_lines(target_path)
     if len(sources) != len(targets):
         raise ValueError(
@@ -209,7 +209,7 @@ def _read_folder(folder: pathlib.Path, source_language: str, target_language: st
                 f"no train.{language} (or that as .gz or .xz); {there}"
             )
     named = {split: next((name for name in names if name in files), None) for split, names in _NAMES.items()}
-    # TFDS wants the names of splits to be words.
+    # The names of TFDS splits must be words.
     rest = {re.sub(r"\W", "_", name): name for name in files if name not in named.values()}
     pairs = {}
     for split, name in {**named, **rest}.items():
@@ -218,7 +218,7 @@ def _read_folder(folder: pathlib.Path, source_language: str, target_language: st
             pairs[split] = read_pairs(*there)
         elif any(there) and split in named:
             missing = target_language if there[0] else source_language
-            raise FileNotFoundError(f"{folder} has {name} in one language alone: {name}.{missing} is missing")
+            raise FileNotFoundError(f"{folder} has {name} in one language only: {name}.{missing} is missing")
     return {split: found for split, found in pairs.items() if found}
 
 
@@ -226,7 +226,7 @@ def _read_lines(path: pathlib.Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; pass a file with one sentence a line")
     content = read_utf8(path)
-    # At line feeds alone: Unicode has further line ends, at which a text may be broken within a sentence.
+    # Only at line feeds: Unicode has further line ends, at which a text may be broken within a sentence.
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     return [_sentence(path, number, line) for number, line in enumerate(lines, start=1)]
 

@@ -63,7 +63,7 @@ def _damage_named(folder: pathlib.Path) -> Iterator[None]:
             raise
         raise RuntimeError(
             f"the prepared data set {folder} is damaged ({type(error).__name__}: {error}); delete this "
-            "folder and run again, it will be prepared anew"
+            "folder and run again, it will be prepared again"
         ) from error
 
 

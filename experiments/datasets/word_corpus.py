@@ -99,7 +99,7 @@ def load_words(
 
 
 def tokenizer_of(source: Source, path: str | os.PathLike | None) -> Literal["spaces", "words"]:
-    """How to cut a text into words: those that come in three files have them set apart by spaces already.
+    """The tokenizer of a text: the tokens of texts in three files are separated by spaces already.
 
     Example:
       >>> tokenizer_of("ptb", None)

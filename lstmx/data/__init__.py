@@ -1,6 +1,6 @@
 """Data: text to tokens, tokens to batches, and TFDS data sets without TensorFlow.
 
-Importing it needs numpy alone; TFDS and Grain are imported by the functions that use them.
+Importing it needs only numpy; TFDS and Grain are imported by the functions that use them.
 """
 
 from lstmx.data.batching import ContiguousStreams, EvaluationStreams

@@ -21,8 +21,8 @@ class ContiguousStreams:
     """Batches for truncated back-propagation through time with a recurrent state carried between them.
 
     The N tokens are cut into B contiguous streams. Batch `step` holds window `step % steps_per_epoch` of each
-    stream, so row b of a batch goes on where row b of the batch before stopped, and the state after one
-    batch is the initial state of the next. Where an epoch begins, `resets` asks for a fresh state.
+    stream, so row b of a batch continues where row b of the previous batch ended, and the state after one
+    batch is the initial state of the next. Where an epoch begins, `resets` resets the state.
 
     Every batch is a pure function of (seed, step). With a seed, epoch e starts at token
     `np.random.default_rng([seed, e]).integers(window)`, so that the windows differ from epoch to epoch.
@@ -46,7 +46,7 @@ class ContiguousStreams:
       >>> streams[0]["inputs"]
       array([[0, 1, 2],
              [6, 7, 8]], dtype=int32)
-      >>> streams[1]["inputs"]  # each row goes on
+      >>> streams[1]["inputs"]  # each row continues
       array([[ 3,  4,  5],
              [ 9, 10, 11]], dtype=int32)
       >>> streams[1]["targets"]
@@ -119,7 +119,7 @@ class ContiguousStreams:
     def dataset(self, steps: int) -> "grain.MapDataset":
         """The batches of the first `steps` steps as a Grain data set.
 
-        Element k equals `self[k]`, so the state of a Grain iterator over it is the step alone. The length is
+        Element k equals `self[k]`, so the state of a Grain iterator over it is only the step. The length is
         that of the whole run, over as many epochs as it takes: `.repeat()` would start again at epoch 0.
 
         Args:
@@ -139,7 +139,7 @@ class ContiguousStreams:
           >>> bool((dataset[999]["inputs"] == streams[999]["inputs"]).all())
           True
         """
-        # Imported here: images that only train from arrays in memory need not have Grain.
+        # Imported here: training from arrays in memory does not need Grain.
         import grain
 
         _check_at_least_one("steps", steps)
@@ -167,7 +167,7 @@ class EvaluationStreams:
 
     The N - 1 targets are cut into B contiguous streams whose lengths differ by one at most, and each stream
     is read window by window with a carried state, as in `ContiguousStreams`. What is left of the last window
-    is padding. The first characters of each stream are predicted from a fresh state; `batch_size=1` is
+    is padding. The first characters of each stream are predicted from the initial state; `batch_size=1` is
     the exact sequential evaluation, larger ones are faster.
 
     Attributes:

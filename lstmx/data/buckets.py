@@ -1,4 +1,4 @@
-"""Batches of sequences of like length, so that little of a batch is padding.
+"""Batches of sequences of similar length, so that little of a batch is padding.
 
 Axes: N sequences, C columns (1, or 2 for pairs of sequences), B batch, T time.
 """
@@ -19,7 +19,7 @@ class Rows(NamedTuple):
     """Which sequences a batch holds, and how wide it is.
 
     Attributes:
-      rows: int [B], positions of the sequences; -1 where a row of the batch is to be left empty.
+      rows: int [B], positions of the sequences; -1 for an empty row of the batch.
       widths: time steps T of the batch, one for each column of the lengths.
     """
 
@@ -29,12 +29,11 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LengthBuckets:
-    """Puts sequences of like length into batches: little padding, and few shapes to compile for.
+    """Puts sequences of similar length into batches: little padding, and few shapes to compile.
 
-    The sequences are divided into buckets, each with one shape: what is cut in two, and in which column, is
-    always what saves the most steps, until the padding is small enough. What a bucket has left after its full
-    batches joins the next larger one, and what the largest has left sits out the epoch: of N sequences,
-    `N % batch_size`.
+    The sequences are divided into buckets, each with one shape. The cut that saves the most steps is made
+    first, until the padding is small enough. What a bucket has left after its full batches joins the next
+    larger one, and what the largest has left is not used in this epoch: `N % batch_size` of N sequences.
 
     Every batch is a pure function of (seed, step). With a seed, epoch e shuffles the sequences of each bucket
     and the order of the batches by `np.random.default_rng([seed, e])`; how many batches of which shape there
@@ -45,8 +44,8 @@ class LengthBuckets:
         translation; at least 0. Kept as read-only int64.
       batch_size: sequences per batch B, at least 1; lowered to N if there are fewer.
       seed: a non-negative integer, or None for no shuffling: narrow batches first.
-      most_padding: the share of padding at which buckets are divided no more, above 0 and below 1. A bucket
-        holds a batch at least, so that with few sequences more padding may remain: see `padding`.
+      most_padding: the share of padding at which buckets are no longer divided, above 0 and below 1. A bucket
+        holds at least one batch, so with few sequences more padding may remain: see `padding`.
       most_shapes: how many shapes there may be, at least 1.
       shapes: the shapes, by the number of their steps; the last holds everything.
       steps_per_epoch: batches per epoch, `N // batch_size`.
@@ -131,7 +130,7 @@ class LengthBuckets:
     def every_row(self) -> Iterator[Rows]:
         """Yields batches in which every sequence occurs exactly once, for evaluation.
 
-        They are those of an epoch without shuffling, and one for what would sit it out, filled up with -1.
+        They are those of an epoch without shuffling, and one for the rest, filled up with -1.
 
         Yields:
           `Rows(rows, widths)`.
@@ -150,7 +149,7 @@ class LengthBuckets:
     def dataset(self, steps: int, make: Callable[[Rows], Any] | None = None) -> "grain.MapDataset":
         """The batches of the first `steps` steps as a Grain data set.
 
-        Element k is `make(self[k])`, so the state of a Grain iterator over it is the step alone.
+        Element k is `make(self[k])`, so the state of a Grain iterator over it is only the step.
 
         Args:
           steps: number of batches, at least 1.
@@ -168,7 +167,7 @@ class LengthBuckets:
           >>> len(dataset), int(dataset[40] + dataset[41])
           (100, 6)
         """
-        # Imported here: images that only train from arrays in memory need not have Grain.
+        # Imported here: training from arrays in memory does not need Grain.
         import grain
 
         if operator.index(steps) < 1:
@@ -185,7 +184,7 @@ class LengthBuckets:
         return 1 - sum(int(self.lengths[batch.rows].sum()) for batch in batches) / steps
 
     def _epoch(self, epoch: int) -> list[Rows]:
-        # One epoch is kept: steps follow one another, and an epoch is quick to make again.
+        # Only one epoch is cached: steps follow one another, and an epoch is quick to make again.
         kept = self.__dict__.get("_kept")
         if kept is None or kept[0] != epoch:
             kept = (epoch, self._drawn(epoch))
@@ -203,7 +202,7 @@ class LengthBuckets:
         waiting = [[ordered(members)] for members in self._members]
         batches, rest = [], np.zeros(0, int)
         for at, shape in enumerate(self.shapes):
-            # Those who came from a smaller bucket go first, so that nobody is passed on twice for nothing.
+            # Rows from a smaller bucket go first, so that few of them are passed on twice.
             rows = np.concatenate(waiting[at][::-1])
             full = len(rows) // self.batch_size * self.batch_size
             batches += [Rows(part, shape) for part in rows[:full].reshape(-1, self.batch_size)]
@@ -224,7 +223,7 @@ def padded(
       sequences: N arrays of integers, one axis each.
       rows: which of them, B positions; -1 for an empty row.
       width: T, at least the longest of them.
-      fill: what stands after the end of a sequence.
+      fill: value after the end of a sequence.
 
     Returns:
       `(tokens, lengths)`: int32 [B, T] and int32 [B].
@@ -268,7 +267,7 @@ def _checked_lengths(lengths: np.ndarray) -> np.ndarray:
 
 
 def _shape(lengths_NC: np.ndarray) -> tuple[int, ...]:
-    # A scan over no steps at all is a special case that nobody needs.
+    # Avoids the special case of a scan over no steps.
     return tuple(np.maximum(lengths_NC.max(axis=0), 1).tolist())
 
 

@@ -19,14 +19,14 @@ _FILE_FORMAT = "array_record"
 
 
 def is_prepared(builder: "tfds.core.DatasetBuilder") -> bool:
-    """Tells whether a TFDS data set lies on disk, complete.
+    """Whether a TFDS data set is on disk, complete.
 
     Args:
       builder: a constructed builder.
 
     Returns:
-      True if its folder holds a `dataset_info.json`, which TFDS writes last. A folder without it is what an
-      attempt left behind that was killed or failed.
+      True if its folder holds a `dataset_info.json`, which TFDS writes last. A folder without it was left
+      behind by an attempt that was killed or failed.
     """
     return (pathlib.Path(builder.data_dir) / "dataset_info.json").is_file()
 
@@ -34,13 +34,13 @@ def is_prepared(builder: "tfds.core.DatasetBuilder") -> bool:
 def prepared(
     builder: "tfds.core.DatasetBuilder", split: str | None = None
 ) -> Sequence[Any] | dict[str, Sequence[Any]]:
-    """Prepares a TFDS data set unless that is done, and opens it for random access.
+    """Prepares a TFDS data set unless it is prepared, and opens it for random access.
 
     Preparing writes a folder beside the final one and renames it at the end, so that a killed process leaves
     nothing that would be read later, and of several processes that prepare the same set all get it.
 
     Args:
-      builder: a constructed builder whose generation does without TensorFlow.
+      builder: a constructed builder whose generation does not need TensorFlow.
       split: a TFDS split such as `"train"` or `"train[:50%]"`; None for a dict of all of them.
 
     Returns:
@@ -50,7 +50,7 @@ def prepared(
     Raises:
       PermissionError: if the set is not prepared and the folder cannot be written to.
       RuntimeError: if preparing fails.
-      ConnectionError, ValueError: from the builder, unchanged: the builder's own words for what is wrong.
+      ConnectionError, ValueError: raised by the builder, unchanged.
 
     Example, for a builder class `MyCorpus`:
 
@@ -64,7 +64,7 @@ def prepared(
 
 
 def text_of(record: Mapping[str, Any], key: str) -> str:
-    """Reads a text feature as `str`, whatever TFDS made of it.
+    """Reads a text feature as `str`, in whatever form TFDS returns it.
 
     Array records give text as bytes, `tfds.testing.mock_data` as str, and batched readers as 0-d arrays.
 
@@ -98,7 +98,7 @@ def text_of(record: Mapping[str, Any], key: str) -> str:
 def require_host(host: str, *, instead: str, port: int = 443, timeout: float = 3.0) -> None:
     """Fails fast if a host that a download needs cannot be reached; a download would retry for minutes.
 
-    Where the environment names a proxy for https, the proxy is what has to be reached.
+    Where the environment names a proxy for https, the proxy has to be reachable instead.
 
     Args:
       host: host name.
@@ -150,7 +150,7 @@ def require_host(host: str, *, instead: str, port: int = 443, timeout: float = 3
     attempt.join(timeout)
     if problem:
         raise ConnectionError(
-            f"cannot reach {reached} ({problem[0]}); to go on without a download, {instead}"
+            f"cannot reach {reached} ({problem[0]}); to continue without a download, {instead}"
         )
 
 
@@ -186,7 +186,7 @@ def _prepare(builder: "tfds.core.DatasetBuilder") -> None:
         if not is_prepared(builder):
             raise RuntimeError(
                 f"preparing the data set {builder.info.full_name} in {builder.data_dir} failed with "
-                f"{type(error).__name__}: {error}; nothing half-written will be read, so run again once the "
+                f"{type(error).__name__}: {error}; nothing half-written will be read; run again once the "
                 "cause is removed"
             ) from error
         # Another process was faster. What it wrote is this same data set.

@@ -15,7 +15,7 @@ _SHOWN_KNOWN = 40
 class CharVocabulary:
     """Distinct characters (Unicode code points) in sorted order; a character's id is its position.
 
-    The whole vocabulary is its `characters` string, so that is all there is to store:
+    The whole vocabulary is its `characters` string, so nothing else needs to be stored:
     `CharVocabulary(json.loads(...))` is the same vocabulary again.
 
     Attributes:
@@ -136,7 +136,7 @@ def _code_points(text: str) -> np.ndarray:
 
 
 def checked_ids(ids: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
-    """The ids of a vocabulary of so many tokens as an array of integers.
+    """The ids of a vocabulary of `count` tokens as an array of integers.
 
     Raises:
       ValueError: if they are not one-dimensional, not integers, or not all in [0, count).

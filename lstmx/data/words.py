@@ -23,7 +23,7 @@ _SHOWN = 5
 class WordVocabulary:
     """Distinct words in a fixed order; a word's id is its position.
 
-    The whole vocabulary is `tokens` and `unknown`, so that is all there is to store.
+    The whole vocabulary is `tokens` and `unknown`, so nothing else needs to be stored.
 
     Attributes:
       tokens: the words, distinct; at least one. Kept as a tuple.
@@ -73,7 +73,7 @@ class WordVocabulary:
         """Makes the vocabulary of a text: the specials, then its words from the most frequent to the rarest.
 
         Words of equal count are in alphabetical order, so that the same words give the same vocabulary in
-        whatever order they come. `<unk>` stands for what is unknown if it is a special or a word of the text.
+        any order. `<unk>` stands for unknown words if it is a special token or a word of the text.
 
         Args:
           words: the text.
@@ -166,8 +166,8 @@ def split_words(text: str, tokenizer: Literal["spaces", "words"] = "words") -> l
 
     Args:
       text: the text; empty lines count, and the last line may lack its end.
-      tokenizer: `"spaces"` for a text whose words are set apart by spaces already, `"words"` to set signs
-        apart from words as well.
+      tokenizer: `"spaces"` for a text whose tokens are separated by spaces already, `"words"` to separate
+        punctuation from words as well.
 
     Returns:
       The words.

@@ -1,4 +1,4 @@
-"""Training that is model-agnostic, bit-exact across kills, and honest about its checkpoints."""
+"""A training loop for any model: bit-exact across kills, with verified checkpoints."""
 
 from lstmx.training.checkpoint import CheckpointError, Restored, restore_params
 from lstmx.training.config import config_differences, config_from_dict, config_to_dict

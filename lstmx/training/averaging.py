@@ -1,4 +1,4 @@
-"""Averaging: training goes on with the parameters, evaluation takes the mean of those lately reached.
+"""Averaging: training continues with the parameters, evaluation uses the mean of recent ones.
 
 The average starts at once, or when the validation loss stops falling (non-monotonically triggered averaging,
 Merity et al. 2018). It is part of the training's state, like the losses it waits for.

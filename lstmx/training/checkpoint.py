@@ -1,11 +1,11 @@
-"""Checkpoints that are either whole or refused: orbax for the arrays, digests for what orbax does not check.
+"""Checkpoints that are complete or refused: orbax for the arrays, digests for what orbax does not check.
 
-A checkpoint of step 300 is the folder `checkpoints/300`, written by orbax, and `digests/300.json`, written by
-us with the SHA-256 of each of its files. The digest says in which state the folder is:
+A checkpoint of step 300 is the folder `checkpoints/300`, written by orbax, and `digests/300.json` with the
+SHA-256 of each of its files. The digest says which state the folder is in:
 
-    saving     being written: after a kill this is a torn checkpoint, and it was not counted yet
-    complete   the folder is whole; the files must match their digests
-    deleting   superseded and on its way out
+    saving     being written: after a kill this is an incomplete checkpoint, which was not counted yet
+    complete   all files are there and must match their digests
+    deleting   superseded and being deleted
 
 so that at each instant at least one complete checkpoint exists once there was one. This is the only module
 that imports orbax, and it does so when called: the import takes a second.
@@ -51,7 +51,7 @@ class Restored(NamedTuple):
 
     Attributes:
         step: its step.
-        items: "params" and "training" (opt_state, carry, step), those that were asked for.
+        items: those requested of "params" and "training" (opt_state, carry, step).
         validation_loss: the loss it was saved with, or None.
     """
 
@@ -73,7 +73,7 @@ def items_state(items: Mapping[str, PyTree]) -> TrainState:
 
 
 def restore(run: Path, step: int, target: Mapping[str, PyTree]) -> Restored:
-    """Restores one checkpoint, or raises: it never takes another instead.
+    """Restores one checkpoint, or raises: it never falls back to another one.
 
     Args:
         run: the run folder.
@@ -102,7 +102,7 @@ def restore(run: Path, step: int, target: Mapping[str, PyTree]) -> Restored:
 
 
 def restore_latest(run: Path, target: Mapping[str, PyTree]) -> Restored | None:
-    """Restores the newest checkpoint that is whole, warning about each newer one that is not.
+    """Restores the newest complete checkpoint, with a warning about each newer one that is not.
 
     Args:
         run: the run folder.
@@ -112,13 +112,13 @@ def restore_latest(run: Path, target: Mapping[str, PyTree]) -> Restored | None:
         The checkpoint; None if the run never completed one.
 
     Raises:
-        CheckpointError: there are checkpoints and all are damaged, or the newest whole one does not fit.
+        CheckpointError: there are checkpoints and all are damaged, or the newest complete one does not fit.
     """
     return _first_whole(run, saved_steps(run)[::-1], target)
 
 
 def restore_best(run: Path, target: Mapping[str, PyTree]) -> Restored | None:
-    """Restores the checkpoint of the lowest validation loss, or the next best, warning, if that is damaged.
+    """Restores the checkpoint of the lowest validation loss, or, with a warning, the next best one.
 
     Args:
         run: the run folder.
@@ -195,14 +195,14 @@ class Saver:
     """
 
     def __init__(self, run: Path, *, keep_latest: int, keep_best: int, resumed_step: int | None):
-        """Opens the folder and removes what would be in the way of the run.
+        """Opens the folder and removes incomplete and damaged checkpoints.
 
         Args:
             run: the run folder.
             keep_latest: how many of the newest checkpoints to keep, at least 1.
             keep_best: how many of those with the lowest validation loss to keep.
-            resumed_step: step of the checkpoint that the run goes on from; newer ones, which are damaged, are
-                moved to `damaged`. None: the run starts anew.
+            resumed_step: step of the checkpoint that the run resumes from; newer ones, which are damaged, are
+                moved to `damaged`. None: the run starts from the beginning.
         """
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers
@@ -221,7 +221,7 @@ class Saver:
         (run / "digests").mkdir(exist_ok=True)
         _clear_away(run, resumed_step)
         # Saves are synchronous: states are small (tens of milliseconds), and when `save` returns the
-        # checkpoint is on the disk and its errors have been seen. The manager itself preserves all: it would
+        # checkpoint is on the disk and errors have been raised. The manager itself preserves all: it would
         # delete old steps before the digest of the new one exists, and a kill in between could leave none.
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False,
@@ -237,7 +237,7 @@ class Saver:
         self._manager.close()
 
     def save(self, state: TrainState, *, validation_loss: float | None, record: Mapping[str, Any]) -> None:
-        """Writes a checkpoint; when it returns, the checkpoint is whole and on the disk.
+        """Writes a checkpoint; when it returns, the checkpoint is complete and on the disk.
 
         Args:
             state: what to save.
@@ -296,7 +296,7 @@ def restore_params(run: str | Path, task: Task, which: str | int = "best") -> Re
 
     Args:
         run: the run folder.
-        task: the task of its config; tells the shapes.
+        task: the task of its config, which determines the shapes.
         which: "best" (by validation loss; the latest, with a warning, if none has one), "latest", or a step.
 
     Returns:
@@ -342,7 +342,7 @@ def _clear_away(run: Path, resumed_step: int | None) -> None:
         if digest is not None and digest["status"] != "complete":
             shutil.rmtree(run / "checkpoints" / str(step))
         elif resumed_step is None or step > resumed_step:
-            # Kept for whoever wants to look into it, and out of the way of the same step to come.
+            # Kept for inspection, and out of the way of a new checkpoint of the same step.
             target = run / "damaged" / str(step)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The command line of training: an experiment and its config in, a run folder out."""
+"""The command line of training: takes an experiment and its config, makes a run folder."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ DEFAULT = "default"
 
 
 class Arguments(NamedTuple):
-    """What the command line asked for.
+    """The parsed command line.
 
     Attributes:
         experiment: name or path, as given.
@@ -57,11 +57,11 @@ def main(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence
     Args:
         load: gives the module of an experiment by name or path; a ValueError of it is shown as a message.
         names: the experiments known by name, for the help.
-        argv: arguments; those of the process by default.
+        argv: the arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 finished, 1 failed on the way, 2 asked for something impossible, 128 + the number of
-        the signal that stopped it.
+        The exit code: 0 finished, 1 failed during training, 2 cannot be done as requested, 128 + the number
+        of the signal that stopped it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0].startswith("-"):
@@ -99,7 +99,7 @@ def parse(module: ModuleType, experiment: str, argv: Sequence[str]) -> Arguments
         The arguments.
 
     Raises:
-        SystemExit: 0 after `--help`, 2 after a message on what is wrong.
+        SystemExit: 0 after `--help`, 2 after an error message.
     """
     import tyro
 
@@ -128,7 +128,7 @@ def parse(module: ModuleType, experiment: str, argv: Sequence[str]) -> Arguments
                 Annotated[
                     Path | None,
                     tyro.conf.arg(
-                        help="A run whose best weights to start from; its vocabulary is kept.", metavar="RUN"
+                        help="Start from the best weights of this run and keep its vocabulary.", metavar="RUN"
                     ),
                 ],
                 None,
@@ -196,7 +196,7 @@ def _flags(ask: Callable[..., Any]) -> list[str]:
 
 
 def _explain(box: str, flags: Callable[[], list[str]]) -> str:
-    """Turns tyro's framed message into one line, with the option that was probably meant."""
+    """Turns tyro's framed message into one line, with the option that was probably intended."""
     # The frame is drawn with lines, or with ASCII where the terminal has no others.
     lines = [re.sub(r"^[│|] ?| ?[│|]$", "", line).strip() for line in box.splitlines()]
     ends = [i for i, line in enumerate(lines) if re.match(r"[╭╰+]|[─-]{10}", line)]
@@ -211,7 +211,7 @@ def _explain(box: str, flags: Callable[[], list[str]]) -> str:
 
 
 def closest_flag(given: str, flags: Sequence[str]) -> str | None:
-    """The option that was probably meant, by spelling, by part of its name, or by its initials.
+    """The option that was probably intended, by spelling, by part of its name, or by its initials.
 
     Example:
         >>> flags = ["--steps", "--optimizer.learning-rate", "--optimizer.clip-norm"]
@@ -221,7 +221,7 @@ def closest_flag(given: str, flags: Sequence[str]) -> str | None:
     given = given.lstrip("-").replace("_", "-")
     last = given.rpartition(".")[2]
 
-    def likeness(flag: str) -> float:
+    def similarity(flag: str) -> float:
         name = flag.lstrip("-")
         field = name.rpartition(".")[2]
         initials = "".join(word[0] for word in field.split("-") if word)
@@ -230,8 +230,8 @@ def closest_flag(given: str, flags: Sequence[str]) -> str | None:
             score = max(score, 0.9)
         return score
 
-    best = max(flags, key=likeness, default=None)
-    return best if best is not None and likeness(best) >= 0.6 else None
+    best = max(flags, key=similarity, default=None)
+    return best if best is not None and similarity(best) >= 0.6 else None
 
 
 def _ratio(a: str, b: str) -> float:
@@ -246,7 +246,7 @@ def _run(module: ModuleType, arguments: Arguments, command: str) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(plain_messages(debug))
         with reported_errors(debug, _advice):
-            make_schedule(config.optimizer, config.steps)  # refuses what contradicts, before anything is made
+            make_schedule(config.optimizer, config.steps)  # refuses contradictions before anything is written
             if arguments.init_from is not None:
                 _require_source(arguments.init_from, folder)
             run = stack.enter_context(claim_run(folder, experiment, config, arguments.init_from))
@@ -269,7 +269,7 @@ def _require_source(source: Path, folder: Path) -> None:
 
 
 def _prepare(module: ModuleType, config: Any, run: Run) -> tuple[Any, Any]:
-    """The task, and the parameters to start from, None for fresh ones."""
+    """The task, and the parameters to start from, None for new ones."""
     source = run.record.init_from
     if source is None:
         return module.make_task(config), None
@@ -366,7 +366,7 @@ def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -
         name = signal.Signals(result["signal"]).name
         print(
             f"stopped by {name} after step {result['step']} of {result['steps']}, saved; "
-            f"go on with\n  {command}"
+            f"resume with\n  {command}"
         )
         code = 128 + result["signal"]
     if as_json:

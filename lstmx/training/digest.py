@@ -1,6 +1,6 @@
-"""What the disk must hold for a checkpoint to count: the SHA-256 of each of its files, and its status.
+"""Digests of checkpoints: the SHA-256 of each file, and whether the checkpoint is complete.
 
-orbax notices files that are missing or cut, but hands over arrays with a flipped bit without a word.
+orbax notices missing and truncated files, but silently returns arrays with a flipped bit.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from lstmx.training.files import write_atomically
 
 
 def saved_steps(run: Path) -> list[int]:
-    """Steps of the checkpoints in a run folder, whole or not, in rising order."""
+    """Steps of the checkpoints in a run folder, complete or not, in ascending order."""
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
@@ -28,7 +28,7 @@ def find_problem(run: Path, step: int) -> str | None:
         step: the checkpoint.
 
     Returns:
-        What is wrong, naming the file; None if the checkpoint is whole.
+        What is wrong, with the name of the file; None if the checkpoint is complete.
     """
     digest = read_digest(run, step)
     if digest is None:
@@ -49,7 +49,7 @@ def find_problem(run: Path, step: int) -> str | None:
 
 
 def is_torn(run: Path, step: int) -> bool:
-    """Whether a kill explains the state of a checkpoint: it is no loss, since it was not counted yet."""
+    """Whether a checkpoint is incomplete because of a kill: nothing is lost, since it was not counted yet."""
     digest = read_digest(run, step)
     return digest is not None and digest["status"] != "complete"
 

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader never sees half of it."""
+"""Atomic writes, and locks."""
 
 import importlib
 import os

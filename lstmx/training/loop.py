@@ -1,4 +1,4 @@
-"""The training loop: one compiled step, again and again, and what must happen between two of them."""
+"""The training loop: one compiled step, and what happens between two of them."""
 
 import json
 import math
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss or the gradient is not a finite number any more; the message says where and what to change."""
+    """The loss or the gradient is no longer finite; the message says at which step."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class LoopConfig:
 
     Attributes:
         eval_every: steps between evaluations on the validation split, each followed by a checkpoint; 0 for
-            none but the one at the end.
-        checkpoint_every: steps between further checkpoints; 0 for none but those after evaluations.
+            only one at the end.
+        checkpoint_every: steps between further checkpoints; 0 for only those after evaluations.
         log_every: steps between records of the training loss.
         keep_latest: how many of the newest checkpoints to keep.
         keep_best: how many of the checkpoints with the lowest validation loss to keep as well.
@@ -306,14 +306,14 @@ def _advance(
 ) -> TrainState:
     step, steps, loop = int(state.step), session.steps, session.loop
     began, first, pending = time.perf_counter(), step, None
-    compiled, foretold = set(), False
+    compiled, announced = set(), False
     while step < steps:
         batch = session.task.batch(step)
         called = time.perf_counter()
         state, metrics = train_step(state, batch, key)
         if (shapes := _shapes(batch)) not in compiled:
             compiled.add(shapes)
-            session.throughput.leave_out(time.perf_counter() - called)
+            session.throughput.exclude(time.perf_counter() - called)
         step += 1
         # The device computes this step while the host looks at the one before and prepares the next batch.
         if pending is not None:
@@ -326,11 +326,11 @@ def _advance(
             _check_and_log(session, *pending)
             pending = None
             session.throughput.restart()
-        if not foretold and session.throughput.is_settled and step < steps:
-            foretold = True
+        if not announced and session.throughput.is_settled and step < steps:
+            announced = True
             seconds = format_seconds((steps - step) / session.throughput.steps_per_second)
             session.progress.say(
-                f"about {seconds} for the {steps - step:,} steps to come, without evaluations"
+                f"about {seconds} for the remaining {steps - step:,} steps, without evaluations"
             )
         stopping = bool(stop)
         evaluates = step == steps or _is_due(step, loop.eval_every)

@@ -1,4 +1,4 @@
-"""The metrics of a run: one JSON object a line, read back by whoever wants to plot or resume."""
+"""The metrics of a run: one JSON object per line."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from lstmx.training.task import VALIDATION
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Reads the records of a metrics.jsonl, also while it is written.
+    """Reads the records of a metrics.jsonl, even while it is being written.
 
     Args:
         path: the file.
 
     Returns:
-        Its records in order; none if there is no file. A last line that a kill has torn is left out.
+        Its records in order; none if there is no file. An incomplete last line, left by a kill, is skipped.
 
     Raises:
         ValueError: a line before the last is not JSON.
@@ -67,18 +67,18 @@ def is_finite(value: Any) -> bool:
 
 
 class MetricsLog:
-    """Appends records to metrics.jsonl and, if asked, to TensorBoard event files beside it.
+    """Appends records to metrics.jsonl and, on request, to TensorBoard event files.
 
     Attributes:
-        records: all records of the run so far, those of earlier processes included.
+        records: all records of the run so far, including those of earlier processes.
     """
 
     def __init__(self, folder: Path, *, resumed_step: int, tensorboard: bool):
-        """Opens the log and cuts what was written after the checkpoint that the run goes on from.
+        """Opens the log and removes records written after the checkpoint that the run resumes from.
 
         Args:
             folder: the run folder.
-            resumed_step: records of later steps are dropped: they will be written again.
+            resumed_step: records of later steps are removed: they will be written again.
             tensorboard: whether to write event files, where tensorboardX is installed.
         """
         path = folder / "metrics.jsonl"
@@ -96,7 +96,7 @@ class MetricsLog:
             self._events.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends one record with at least step and split; what is not finite becomes null."""
+        """Appends one record with at least step and split; values that are not finite become null."""
         self.records.append(json.loads(_line(record)))
         self._file.write(_line(record))
         self._file.flush()
@@ -106,7 +106,7 @@ class MetricsLog:
                     self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
 
     def sync(self) -> None:
-        """Makes all records durable, as a checkpoint of their step is about to be."""
+        """Makes all records durable, before a checkpoint of their step is."""
         os.fsync(self._file.fileno())
         if self._events is not None:
             self._events.flush()

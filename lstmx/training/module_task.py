@@ -1,4 +1,4 @@
-"""What tasks share whose model is an NNX module: the loop knows its parameters as plain trees."""
+"""Tasks whose model is a Flax NNX module: for the loop its parameters are plain pytrees."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class ModuleTask:
-    """A task whose model is an NNX module: `build` makes it, `split_model` comes last in the construction.
+    """Base of tasks whose model is an NNX module: define `build`, and call `split_model` last in `__init__`.
 
     Attributes:
       model_shapes: shapes and types of the parameters.
     """
 
     def build(self, key: jax.Array) -> "nnx.Module":
-        """The module with fresh parameters."""
+        """Makes the module with newly initialized parameters."""
         raise NotImplementedError
 
     def split_model(self) -> None:
-        """Makes the module without computing anything; what it refuses is refused now."""
+        """Makes the module without computing anything, so that its errors are raised now."""
         from flax import nnx
 
         module = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
@@ -30,7 +30,7 @@ class ModuleTask:
         self._graph, self.model_shapes = nnx.split(module)
 
     def model(self, params: Any) -> Any:
-        """The module with the given parameters, in evaluation mode: a loss asks for `deterministic=False`."""
+        """The module with the given parameters, in evaluation mode: a loss passes `deterministic=False`."""
         from flax import nnx
 
         leaves = jax.tree.leaves(params)

@@ -27,14 +27,14 @@ class OptimizerConfig:
         constant_stages: how many of them are at the peak.
         stage_factor: the rate of each further one as a fraction of the one before, in (0, 1].
         final_fraction: last learning rate as a fraction of the peak, in [0, 1]; above 0 for "exponential".
-        weight_decay: decay of matrices (two axes or more); biases, gains and other vectors are left alone.
+        weight_decay: decay of matrices (two axes or more); biases, gains and other vectors are not decayed.
         momentum: momentum of sgd and rmsprop; 0 for none.
         b1: decay of the first moment of adam, adamw, nadamw, lamb and lion.
         b2: decay of the second moment of the same, and of the squared gradient of rmsprop.
         eps: term that keeps the division by the second moment finite.
         average_patience: evaluate the mean of the parameters instead of the last ones (averaged SGD), from
-            when a validation loss is above the lowest of those before the last so many; None for never, or
-            from the first step where there is a horizon.
+            when a validation loss is above the lowest of those before the last `average_patience` ones; None
+            for never, or from the first step if there is a horizon.
         average_horizon: steps that this mean reaches back, exponentially; None for all since it began.
         clip_norm: largest global norm of the gradient; larger ones are scaled down to it. None to switch off.
     """
@@ -147,7 +147,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> "optax.Schedule":
 
 
 def decay_mask(params: Any) -> Any:
-    """Tells which parameters weight decay applies to: those with two axes or more.
+    """Which parameters weight decay applies to: those with two axes or more.
 
     Example:
         >>> import numpy as np

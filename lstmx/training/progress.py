@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar in a terminal, plain lines in a file."""
+"""Progress of a run: a bar in a terminal, plain lines in a file."""
 
 import math
 import sys
@@ -71,7 +71,7 @@ def _before_point(text: str) -> int:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in the two units that matter.
+    """A duration in its two largest units.
 
     Example:
         >>> [format_seconds(s) for s in (0.84, 75, 7500, 200000)]
@@ -88,7 +88,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class Throughput:
-    """Speed of training alone: compilation, evaluation and saving are left out."""
+    """Speed of training, not counting compilation, evaluation and saving."""
 
     def __init__(self):
         self._start: float | None = None
@@ -96,7 +96,7 @@ class Throughput:
         self._rate = 0.0
 
     def restart(self) -> None:
-        """Training begins, or goes on after something else."""
+        """Training begins, or continues after something else."""
         self._start, self._steps = time.perf_counter(), 0
 
     def tick(self) -> None:
@@ -105,14 +105,14 @@ class Throughput:
             self._steps += 1
             self._rate = self._steps / max(time.perf_counter() - self._start, 1e-9)
 
-    def leave_out(self, seconds: float) -> None:
-        """So much of the time since `restart` was no training."""
+    def exclude(self, seconds: float) -> None:
+        """Excludes some of the time since `restart`, which was not training."""
         if self._start is not None:
             self._start += seconds
 
     @property
     def is_settled(self) -> bool:
-        """Whether enough steps were timed to say how long the others will take."""
+        """Whether enough steps were timed to estimate how long the others will take."""
         return self._steps >= 10 and self._steps >= 2 * self._rate
 
     @property
@@ -125,13 +125,13 @@ class Progress:
     """A bar, plain lines or nothing.
 
     Attributes:
-        every_step: whether `update` wants each step (the bar), or only those that are logged.
+        every_step: whether to call `update` at each step (for the bar), or only at those that are logged.
     """
 
     def __init__(
         self, steps: int, say: Callable[[str], None], move: Callable[[int, str], None] | None = None
     ):
-        """Takes how to print a line of its own, and how to move the bar if there is one."""
+        """`say` prints a line, `move` moves the bar if there is one."""
         self.say = say
         self.every_step = move is not None
         self._steps = steps
@@ -139,7 +139,7 @@ class Progress:
         self._moved = -math.inf
 
     def update(self, step: int, numbers: Mapping[str, float], speed: str, seconds_left: float) -> None:
-        """Shows how far the training is."""
+        """Shows how far the training has come."""
         left = f"  {format_seconds(seconds_left)} left" if 0 < seconds_left < math.inf else ""
         text = f"{step}/{self._steps}  {format_numbers(numbers)}  {speed}{left}".rstrip()
         if self._move is None:
@@ -155,11 +155,11 @@ def show_progress(steps: int, start: int, quiet: bool = False) -> Iterator[Progr
 
     Args:
         steps: steps of the whole run.
-        start: steps done before.
+        start: steps that were done before.
         quiet: show nothing at all.
 
     Yields:
-        What to tell: `say` a line, `update` the numbers.
+        The progress: `say` prints a line, `update` shows numbers.
     """
     if quiet:
         yield Progress(steps, say=lambda text: None)

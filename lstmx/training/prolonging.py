@@ -1,4 +1,4 @@
-"""Whether a run can be given more steps, to the same bits as if it had been asked for them from the start."""
+"""Whether a run can be given more steps, with the same bits as if it had been given them from the start."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def refusal_to_prolong(config: Mapping[str, Any], steps: int) -> str | None:
     """Why a run cannot be given more steps.
 
     The learning rate of each step must not depend on their number, which holds for the constant schedule,
-    with or without warmup. An optax transformation is taken to be the one that the run was started with.
+    with or without warmup. An optax transformation is assumed to be the one that the run was started with.
 
     Args:
         config: the config of the run as a dict, with the new number of steps.

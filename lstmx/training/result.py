@@ -15,7 +15,7 @@ class Result:
     Attributes:
         status: "finished" or "interrupted".
         step: steps done.
-        steps: steps asked for.
+        steps: steps requested.
         seconds: time spent, in all processes of the run.
         train: the last record of the training loss, or None.
         validation: the last record of the validation split, or None.

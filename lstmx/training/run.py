@@ -1,4 +1,4 @@
-"""The folder of a run: what it was asked to do, and who may write in it."""
+"""The folder of a run: its config, and which process may write in it."""
 
 import importlib.metadata
 import json
@@ -43,7 +43,7 @@ class RunRecord:
         config: its config as a dict; see `lstmx.training.config_from_dict`.
         versions: versions of Python and of the libraries that started the run.
         git: commit of the code, with "-dirty" if it had changes; None outside of a repository.
-        init_from: folder of the run whose weights it started from; None if it started from fresh ones.
+        init_from: folder of the run whose weights it started from; None if it started from new ones.
     """
 
     experiment: str
@@ -55,13 +55,13 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that this process alone may write in, for as long as `claim_run` lasts.
+    """A run folder that only this process may write in, for as long as `claim_run` lasts.
 
     Attributes:
         folder: the folder.
-        record: what is in its config.json, or will be.
+        record: the content of its config.json.
         is_new: nothing has been recorded in it yet.
-        is_prolonged: it is asked for more steps than before.
+        is_prolonged: more steps are requested than before.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Run:
 
 
 def check_assets(folder: Path, assets: Mapping[str, str]) -> None:
-    """Raises RunError if a task's assets differ from those that the run keeps: it would meet other data."""
+    """Raises RunError if a task's assets differ from those stored in the run: its data have changed."""
     kept = read_assets(folder)
     changed = [name for name, text in assets.items() if kept.get(name, text) != text]
     if changed:
@@ -86,14 +86,14 @@ def check_assets(folder: Path, assets: Mapping[str, str]) -> None:
 
 
 def keep_assets(folder: Path, assets: Mapping[str, str]) -> None:
-    """Keeps what a task gives a run to know later: vocabularies, scalers, digests of the data.
+    """Stores the assets of a task in its run: vocabularies, scalers, digests of the data.
 
     Args:
         folder: the run folder.
         assets: file name -> text.
 
     Raises:
-        RunError: the run was started with others, that is, with other data.
+        RunError: the run was started with others, so its data were different.
     """
     check_assets(folder, assets)
     (folder / "assets").mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def read_assets(folder: str | Path) -> dict[str, str]:
 
 
 def make_record(experiment: str, config: Mapping[str, Any]) -> RunRecord:
-    """The record of a run started by the software at hand."""
+    """The record of a run that is started with the installed versions."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -129,7 +129,7 @@ def _git_commit() -> str | None:
 
 
 def open_run(folder: str | Path) -> RunRecord:
-    """Reads what a run was asked to do, without touching it.
+    """Reads the record of a run, without changing anything.
 
     Args:
         folder: the run folder.
@@ -169,9 +169,9 @@ def open_run(folder: str | Path) -> RunRecord:
 def claim_run(
     folder: str | Path, experiment: str, config: Any, init_from: str | Path | None = None
 ) -> Iterator[Run]:
-    """Makes or opens a run folder for training and keeps other processes out of it.
+    """Makes or opens a run folder for training and locks it against other processes.
 
-    Nothing is compiled and no data is read, so a wrong folder is known at once. config.json is not written
+    Nothing is compiled and no data are read, so a wrong folder is reported early. config.json is not written
     here but by `Run.write_record`, so that a failure to set up the training does not leave a run behind.
 
     Args:
@@ -180,7 +180,7 @@ def claim_run(
         config: its config, a dataclass or a dict. Fields that an older version's run lacks have the defaults
             of the dataclass. It may ask for more `steps` than the run has, if the learning rate does not
             depend on their number: see `lstmx.training.prolonging`.
-        init_from: folder of the run whose weights it starts from, to be recorded; None for fresh ones.
+        init_from: folder of the run whose weights it starts from, to be recorded; None for new ones.
 
     Yields:
         The run.
@@ -229,21 +229,21 @@ def _completed(old: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
     try:
         return config_to_dict(config_from_dict(type(config), old))
     except ValueError:
-        # It has what no longer exists; compared as it is, it is seen what.
+        # It has fields that no longer exist; comparing it as it is shows which.
         return old
 
 
 def _refuse_changed(folder: Path, old: RunRecord, new: RunRecord) -> None:
     if old.init_from != new.init_from:
         starts = [
-            f"from the weights of {run}" if run else "from fresh weights"
+            f"from the weights of {run}" if run else "from new weights"
             for run in (old.init_from, new.init_from)
         ]
-        raise RunError(f"the run in {folder} started {starts[0]}, asked is one {starts[1]}", "start")
+        raise RunError(f"the run in {folder} started {starts[0]}, requested is one {starts[1]}", "start")
     lines = []
     # By stem: the file of an experiment may have been moved, with the run or without.
     if Path(old.experiment).stem != Path(new.experiment).stem:
-        lines.append(f"  experiment: {old.experiment} in the run, {new.experiment} asked")
+        lines.append(f"  experiment: {old.experiment} in the run, {new.experiment} requested")
     differences = config_differences(old.config, new.config)
     if not lines and asks_for_more_steps(differences):
         reason = refusal_to_prolong(new.config, differences["steps"][0])
@@ -251,7 +251,7 @@ def _refuse_changed(folder: Path, old: RunRecord, new: RunRecord) -> None:
             raise RunError(f"the run in {folder} cannot be prolonged: {reason}", "steps")
         return
     for name, (before, after) in differences.items():
-        lines.append(f"  {name}: {before} in the run, {after} asked")
+        lines.append(f"  {name}: {before} in the run, {after} requested")
     if lines:
         raise RunError("\n".join([f"the run in {folder} has another config:", *lines]), "config")
 

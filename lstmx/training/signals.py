@@ -1,4 +1,4 @@
-"""Stopping at the end of a step when asked to: SIGTERM of a scheduler, Ctrl-C of a person."""
+"""Stopping at the end of a step on request: SIGTERM from a scheduler, or Ctrl-C."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass
 class StopRequest:
-    """Whether a stop was asked for.
+    """Whether a stop was requested.
 
     Attributes:
-        signal: number of the signal that asked, or None.
+        signal: number of the signal that requested it, or None.
     """
 
     signal: int | None = None
@@ -27,8 +27,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turns the first SIGTERM or SIGINT into a request; the second one ends the process at once.
 
-    The handlers found are put back at the end. Outside of the main thread Python allows no handlers, so
-    nothing is changed there and the request never comes.
+    The previous handlers are restored at the end. Outside of the main thread Python allows no handlers, so
+    nothing is changed there and no request ever comes.
 
     Example:
         >>> with stop_on_signals() as stop:

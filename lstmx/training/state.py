@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
         step: updates made so far, int32; also the position in the data.
         params: parameters.
         opt_state: state of the optax transformation.
-        carry: recurrent state kept across batches.
+        carry: recurrent state, carried from batch to batch.
     """
 
     step: jax.Array
@@ -52,10 +52,10 @@ def init_state(
     """The state before the first step.
 
     Args:
-        task: what is trained.
+        task: the task.
         optimizer: the optax transformation.
         key: the key given to `task.init`.
-        params: parameters to start from in place of those of `task.init`.
+        params: parameters to start from instead of those of `task.init`.
 
     Returns:
         A state whose every leaf has a buffer of its own.
@@ -70,7 +70,7 @@ def init_state(
         require_same_types(jax.tree.map(_own, own), params)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
     # Some optimizers put the parameters themselves into their state, and a buffer cannot be donated twice.
-    # Python numbers and weakly typed arrays become arrays, else the second step would be compiled anew.
+    # Python numbers and weakly typed arrays become arrays, or the second step would be compiled again.
     return jax.tree.map(_own, state)
 
 
@@ -121,7 +121,7 @@ def make_step(
     Args:
         loss: `Task.loss`.
         optimizer: the optax transformation, clipping included.
-        schedule: the learning rate by step, for the metrics alone; None if it is not known.
+        schedule: the learning rate by step, only for the metrics; None if it is unknown.
 
     Returns:
         `step(state, batch, key) -> (state, metrics)`, compiled, the given state donated (do not use it
@@ -146,7 +146,7 @@ def make_step(
 
 
 def _check_outputs(before: PyTree, after: PyTree, metrics: dict[str, jax.Array]) -> None:
-    """Checks at trace time what would otherwise fail late and far from its cause."""
+    """Checks at trace time what would otherwise fail later and far from its cause."""
     for name, value in metrics.items():
         if jnp.shape(value) != ():
             raise ValueError(f"the task's loss must return scalars, got {name} of shape {jnp.shape(value)}")
@@ -167,7 +167,7 @@ def require_same_types(expected: PyTree, params: PyTree) -> None:
 
     Args:
         expected: the task's, arrays or `jax.ShapeDtypeStruct`.
-        params: those given.
+        params: the given ones.
 
     Raises:
         ValueError: they differ in structure, shape or dtype; the message names the parameters.

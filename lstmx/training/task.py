@@ -1,4 +1,4 @@
-"""What the training loop asks of a model and its data, and nothing more."""
+"""The protocol between the training loop and a model with its data."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -13,19 +13,19 @@ VALIDATION = "validation"
 class Task(Protocol):
     """A model, its data and its loss, as pure functions of plain pytrees.
 
-    The loop knows nothing else, so anything that offers these names can be trained: a language model, a
+    The loop uses nothing else, so anything that has these methods can be trained: a language model, a
     forecaster, a linear regression in ten lines.
 
-    A task may also have `assets() -> dict[str, str]`, texts by file name that the run keeps in its folder:
-    what is needed to use the model without the data, and digests by which changed data are noticed. And it
-    may have `draw(params, folder) -> Iterable[Path]`, called once the training has finished: it writes
-    pictures into the run folder and says which.
+    A task may also have `assets() -> dict[str, str]`: texts by file name that are stored in the run folder,
+    such as the vocabulary, which is needed to use the model without the data, and digests by which changed
+    data are noticed. And it may have `draw(params, folder) -> Iterable[Path]`, which is called once the
+    training has finished, writes pictures into the run folder, and returns their paths.
 
     Attributes:
-        unit: what one unit of data is, in the plural, for the throughput: "characters", "sequences".
-        units_per_step: how many units one training batch holds.
-        splits: the splits that `evaluate` knows. The loss on "validation" decides which checkpoint is best;
-            without that split there is no best.
+        unit: name of one unit of data, in the plural, for the throughput: "characters", "sequences".
+        units_per_step: number of units in a training batch.
+        splits: the splits that `evaluate` accepts. The loss on "validation" decides which checkpoint is best;
+            without that split none is.
     """
 
     # Properties, so that the fields of a frozen dataclass satisfy the protocol.
@@ -45,15 +45,15 @@ class Task(Protocol):
         ...
 
     def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Makes the parameters and the recurrent state that is kept across batches.
+        """Makes the parameters and the recurrent state that is carried from batch to batch.
 
-        It is also traced by `jax.eval_shape`, to know the shapes in a checkpoint without computing anything.
+        It is also traced by `jax.eval_shape`, to get the shapes in a checkpoint without computing anything.
 
         Args:
             key: a typed PRNG key.
 
         Returns:
-            (params, carry): pytrees of arrays; carry is `()` if nothing is kept.
+            (params, carry): pytrees of arrays; carry is `()` if there is no state.
         """
         ...
 
@@ -63,10 +63,10 @@ class Task(Protocol):
         """The loss of one batch: pure, traced once by `jax.jit`.
 
         Args:
-            params: what `init` made, or a later value of it.
-            carry: recurrent state of the batch before; same shapes and dtypes in and out.
-            batch: what `batch` made.
-            key: a key of this step alone.
+            params: the parameters, as made by `init` or updated since.
+            carry: recurrent state after the previous batch; shapes and dtypes must not change.
+            batch: a batch, as returned by `batch`.
+            key: a key used only in this step.
 
         Returns:
             (loss, (carry, metrics)): loss a scalar, metrics a dict of scalars.
@@ -85,7 +85,7 @@ class Task(Protocol):
         ...
 
     def display(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The numbers a person wants to see of one training step, such as {"bits per character": 1.9}."""
+        """The numbers to show for a training step, such as {"bits per character": 1.9}."""
         ...
 
     def sample(self, params: PyTree, key: jax.Array) -> str | None:

@@ -140,7 +140,7 @@ ERRORS = {
     "not UTF-8": (
         written("train.de", b"gut\ncaf\xe9\n" + b"x\n" * 18), ValueError, "byte 0xe9 in line 2 .*iconv",
     ),
-    "one language": (lacking("test.en"), FileNotFoundError, r"test in one language alone: test\.en is miss"),
+    "one language": (lacking("test.en"), FileNotFoundError, r"test in one language only: test\.en is miss"),
     "no direction": (lacking("train.en"), ValueError, r"from de to en: there is no train\.en .* train\.de"),
     "no training": (lambda f: [lacking(f"train.{x}")(f) for x in ("de", "en")], ValueError, "no file train"),
     "nothing left": (

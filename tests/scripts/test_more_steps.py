@@ -55,7 +55,7 @@ def test_a_prolonged_run_has_the_bits_of_one_asked_for_more(tmp_path, capsys):
     assert call(TOY, "--workdir", short, "--steps", 14, "--optimizer.warmup-steps", 3) == 0
     assert "already finished" in capsys.readouterr().out
     assert call(TOY, "--workdir", short, "--steps", 7, "--optimizer.warmup-steps", 3) == 2
-    assert "steps: 14 in the run, 7 asked" in capsys.readouterr().err
+    assert "steps: 14 in the run, 7 requested" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def test_from_start_to_json(tmp_path, capsys):
 
     assert call(TOY, "--workdir", folder, "--features", "5", "--optimizer.b1", "0.5") == 2
     error = capsys.readouterr().err
-    assert "steps: 6 in the run, 20 asked" in error
-    assert "features: 4 in the run, 5 asked" in error
-    assert "optimizer.b1: 0.9 in the run, 0.5 asked" in error
+    assert "steps: 6 in the run, 20 requested" in error
+    assert "features: 4 in the run, 5 requested" in error
+    assert "optimizer.b1: 0.9 in the run, 0.5 requested" in error
 
 
 def test_each_config_has_a_folder_of_its_own(tmp_path, monkeypatch):

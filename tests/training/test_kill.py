@@ -168,7 +168,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tmp_path, finish, uninterrupted):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     step = checkpoints.saved_steps(folder)[-1]
-    assert f"stopped by SIGTERM after step {step} of 60, saved; go on with" in output
+    assert f"stopped by SIGTERM after step {step} of 60, saved; resume with" in output
     assert f"--workdir {folder}" in output
     assert '"status": "interrupted"' in output.splitlines()[-1]
     assert f"resuming at step {step}" in finish(folder)

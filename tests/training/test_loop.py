@@ -250,7 +250,7 @@ def test_a_task_that_breaks_the_rules_is_told_which(tmp_path, change, message):
 
 def test_another_config_is_refused(tmp_path):
     run_toy(tmp_path)
-    with pytest.raises(RunError, match=r"optimizer\.learning_rate: 0\.05 in the run, 0\.1 asked"):
+    with pytest.raises(RunError, match=r"optimizer\.learning_rate: 0\.05 in the run, 0\.1 requested"):
         run_toy(tmp_path, optimizer=OptimizerConfig("adamw", 0.1))
 
 
@@ -293,7 +293,7 @@ def test_it_says_how_long_it_will_take_once_it_knows(tmp_path, capsys, monkeypat
     run_toy(tmp_path / "run", quiet=False)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("about ")]
     assert len(told) == 1
-    assert " for the 16 steps to come, without evaluations" in told[0]
+    assert " for the remaining 16 steps, without evaluations" in told[0]
 
 
 def test_pictures_are_drawn_once_it_has_finished(tmp_path, capsys):

@@ -17,11 +17,11 @@ def clock(monkeypatch):
 def test_what_is_left_out_does_not_slow_it(clock):
     throughput = Throughput()
     throughput.tick()
-    throughput.leave_out(5.0)
+    throughput.exclude(5.0)
     assert throughput.steps_per_second == 0
     throughput.restart()
     clock.now += 7.0
-    throughput.leave_out(5.0)
+    throughput.exclude(5.0)
     throughput.tick()
     throughput.tick()
     assert throughput.steps_per_second == pytest.approx(1.0)

@@ -37,9 +37,9 @@ def test_another_config_is_refused_field_by_field(tmp_path):
     asked = {"steps": 3, "model": {"size": 256, "depth": 2}}
     with pytest.raises(RunError) as error, claim_run(tmp_path, "other", asked):
         pass
-    assert "experiment: toy in the run, other asked" in str(error.value)
-    assert "model.size: 128 in the run, 256 asked" in str(error.value)
-    assert "model.depth: absent in the run, 2 asked" in str(error.value)
+    assert "experiment: toy in the run, other requested" in str(error.value)
+    assert "model.size: 128 in the run, 256 requested" in str(error.value)
+    assert "model.depth: absent in the run, 2 requested" in str(error.value)
     assert "steps" not in str(error.value)
 
 
@@ -60,7 +60,7 @@ def test_a_run_of_an_older_version_has_the_defaults_of_newer_fields(tmp_path):
     with claim_run(tmp_path, "toy", Config(model=Model(64))) as run:
         assert not run.is_new
     with (
-        pytest.raises(RunError, match=r"another config.*\n  model.depth: 1 in the run, 2 asked$"),
+        pytest.raises(RunError, match=r"another config.*\n  model.depth: 1 in the run, 2 requested$"),
         claim_run(tmp_path, "toy", Config(model=Model(64, depth=2))),
     ):
         pass
@@ -68,7 +68,7 @@ def test_a_run_of_an_older_version_has_the_defaults_of_newer_fields(tmp_path):
 
 def test_a_run_of_an_older_version_with_a_field_that_is_gone_is_refused(tmp_path):
     make_run(tmp_path, {"steps": 3, "model": {"size": 128, "depth": 1, "bias": True}})
-    with pytest.raises(RunError, match=r"model\.bias: True in the run, absent asked"):
+    with pytest.raises(RunError, match=r"model\.bias: True in the run, absent requested"):
         make_run(tmp_path, Config())
 
 

@@ -1,4 +1,4 @@
-"""What is told of a classifier beyond numbers: confusion matrix, the baseline beside it, pictures."""
+"""The report on a classifier: confusion matrix, baseline, pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def report(
 ) -> tuple[str, dict[str, Any]]:
     """The confusion matrix of a split and the baseline's accuracy, as text and for JSON; draws pictures.
 
-    The baseline takes a while to train and depends on the data alone: it is kept as RUN/baseline.json.
+    The baseline takes a while to train and depends only on the data: it is stored as RUN/baseline.json.
 
     Args:
       matrix: the confusion matrix of the split, `[C, C]`.
@@ -49,7 +49,7 @@ def report(
 
 
 def draw(matrix: np.ndarray, classes: Sequence[str], split: str, folder: Path) -> list[Path]:
-    """Draws the curves of a run and the confusion matrix of a split; says what was drawn."""
+    """Draws the curves of a run and the confusion matrix of a split; returns their paths."""
     drawn = [
         draw_curves(folder, ("loss", "accuracy")),
         draw_confusion(matrix, classes, folder / "plots" / f"confusion_{split}.png"),

@@ -22,7 +22,7 @@ from lstmx.data import LengthBuckets, Rows, padded
 from lstmx.models import SequenceClassifier, saliency
 from lstmx.training import ModuleTask
 
-# Batches of texts whose labels are asked for; less padding is worth fewer compilations there.
+# Batches for predictions, where fewer compilations matter more than less padding.
 _BATCH, _SHAPES = 64, 10
 _UNITS = {"word": "words", "character": "characters", "bpe": "subwords"}
 
@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
       probabilities: of each class, by its name.
       tokens: the tokens that were read.
       saliency: how much each of them speaks for the label (negative: against it), in log-odds; None if it was
-        not asked for.
+        not requested.
       left_out: how many tokens more the text has than the limit.
     """
 
@@ -95,7 +95,7 @@ class TextClassification(ModuleTask):
         self.split_model()
 
     def build(self, key) -> SequenceClassifier:
-        """The model with fresh parameters."""
+        """Makes the model with newly initialized parameters."""
         return SequenceClassifier(
             len(self.encoder),
             len(self.classes),
@@ -328,7 +328,7 @@ def worst_change(xs: jax.Array, uphill: jax.Array, lengths: jax.Array, size: flo
 
 
 def _evaluation_batches(encoded: Sequence[np.ndarray], roomy: bool) -> Iterator[Rows]:
-    """Batches of all texts; roomy ones have widths of which there are few, whatever the texts."""
+    """Batches of all texts; roomy ones have one of a few widths, whatever the texts."""
     lengths = np.array([len(ids) for ids in encoded])
     for batch in LengthBuckets(lengths, _BATCH, most_shapes=_SHAPES).every_row():
         yield Rows(batch.rows, (roomy_width(batch.widths[0]),)) if roomy else batch

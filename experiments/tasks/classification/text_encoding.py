@@ -32,7 +32,7 @@ class TextEncoder:
     """Text to ids, by a vocabulary of the training texts.
 
     Args:
-      level: what a token is: a word or sign, a character, or a subword.
+      level: what the tokens are: words and punctuation, characters, or subwords.
       vocabulary: a `WordVocabulary` with `<unk>`, or `Subwords` for `"bpe"`.
       lowercase: whether upper and lower case are the same.
 
@@ -103,7 +103,7 @@ class TextEncoder:
         return self.vocabulary.encode(split_text(text) if self.level == "word" else list(text))
 
     def pieces(self, text: str) -> list[str]:
-        """The tokens of a text as a person reads them, N strings; also those that are unknown."""
+        """The tokens of a text as a person reads them, N strings; including unknown ones."""
         text = text.lower() if self.lowercase else text
         if self.level == "bpe":
             return self.vocabulary.tokens(self.vocabulary.encode(text))
@@ -111,7 +111,7 @@ class TextEncoder:
 
     @property
     def unknown(self) -> int:
-        """The id of what is not known."""
+        """The id of unknown tokens."""
         if self.level == "bpe":
             return self.vocabulary.id_of(_UNKNOWN)
         return int(self.vocabulary.encode([_UNKNOWN])[0])

@@ -16,13 +16,13 @@ class WordPrediction:
     Args:
       texts: the training texts as ids.
       vocabulary_size: V.
-      candidates: how many tokens compete with each, drawn anew for each step as often as they occur.
-      seed: seed of what is drawn.
+      candidates: number of tokens that compete with each, drawn for each step by their frequency.
+      seed: seed of the draws.
     """
 
     def __init__(self, texts: Sequence[np.ndarray], vocabulary_size: int, candidates: int, seed: int):
         counts = np.bincount(np.concatenate(texts), minlength=vocabulary_size)
-        # Whatever its count, a token might be asked for.
+        # Every token can be drawn, whatever its count.
         shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
         self._log_probabilities = np.log(shares).astype(np.float32)
         self._reached, self._candidates, self._seed = np.cumsum(shares), candidates, seed

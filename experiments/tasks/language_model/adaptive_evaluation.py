@@ -22,7 +22,7 @@ def evaluate_with_cache(
       params: its parameters.
       tokens: the ids of the text.
       size: tokens that the cache holds.
-      theta: how much a likeness of states counts.
+      theta: weight of the similarity of states.
       weight: the share of the cache in a prediction.
 
     Returns:
@@ -68,7 +68,7 @@ def evaluate_dynamically(
       rate: the learning rate.
       decay: how fast the parameters return to those given.
       epsilon: keeps the division by a small scale finite.
-      statistics_batches: how many batches of the training text tell the scale; None for one epoch.
+      statistics_batches: number of training batches that the scale is measured on; None for one epoch.
 
     Returns:
       The metrics of the task.

@@ -30,7 +30,7 @@ class LanguageModelTask(ModuleTask):
       units: what the text is made of.
       texts: text by split; none for a task that only generates.
       evaluation_streams: how many streams a text is evaluated in. One is exact; each further one begins with
-        a fresh state, and makes it faster.
+        the initial state, and makes it faster.
       random_windows: whether windows vary in length. The gradient of a window is then weighted by its length
         over the usual one, as an AWD-LSTM's learning rate is.
       activation_penalty: weight of AR.
@@ -65,7 +65,7 @@ class LanguageModelTask(ModuleTask):
         self.split_model()
 
     def build(self, key) -> LanguageModel:
-        """The model with fresh parameters."""
+        """Makes the model with newly initialized parameters."""
         return LanguageModel(len(self.vocabulary), rngs=nnx.Rngs(params=key), **vars(self.config.model))
 
     def tokens(self, split: str) -> np.ndarray:
@@ -139,7 +139,7 @@ class LanguageModelTask(ModuleTask):
         return jax.jit(run)
 
     def display(self, metrics):
-        """The loss as people tell it, without penalties."""
+        """The loss in the usual units, without penalties."""
         return self.units.measures(metrics.get("nats", metrics["loss"]))
 
     def generate(

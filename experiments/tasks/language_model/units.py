@@ -1,4 +1,4 @@
-"""What a language model reads and counts, characters or words: text to ids and back, and the measures."""
+"""The tokens of a language model, characters or words: text to ids and back, and the metrics."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from lstmx.data.words import END_OF_LINE
 
 
 class Characters:
-    """Every character is a token; the loss is told in bits as well."""
+    """Every character is a token; the loss is given in bits as well."""
 
     name = "characters"
     excluded = ()
@@ -32,7 +32,7 @@ class Characters:
         return self.vocabulary.encode(text)
 
     def prompt(self, text: str) -> np.ndarray:
-        """The ids of a text to go on from."""
+        """The ids of a prompt."""
         if not text:
             raise ValueError("the prompt must have at least one character")
         return self.vocabulary.encode(text)
@@ -47,15 +47,15 @@ class Characters:
         return text[0], 200
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """What is to be printed of each token."""
+        """The text of each token."""
         return (self.vocabulary.decode([token]) for token in tokens)
 
     def measures(self, nats: float) -> dict[str, float]:
-        """A mean negative log-likelihood as people tell it."""
+        """A mean negative log-likelihood in the usual units."""
         return {"loss": nats, "bits per character": nats / math.log(2)}
 
     def asset(self) -> dict:
-        """What makes the same units again."""
+        """The content from which the same units are made again."""
         return {"characters": self.vocabulary.characters}
 
 
@@ -66,7 +66,7 @@ class Words:
 
     def __init__(self, vocabulary: WordVocabulary, tokenizer: Literal["spaces", "words"]):
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
-        # Nobody wants to read it.
+        # Generated text should not contain it.
         self.excluded = () if vocabulary.unknown is None else vocabulary.encode([vocabulary.unknown]).tolist()
 
     def require_choice(self) -> None:
@@ -82,10 +82,10 @@ class Words:
         return self.vocabulary.encode(split_words(text, self.tokenizer))
 
     def prompt(self, text: str) -> np.ndarray:
-        """The ids of a text to go on from, in the midst of its last line."""
+        """The ids of a prompt, whose last line continues unless it has an end."""
         words = split_words(text, self.tokenizer)
         if not text.endswith("\n"):
-            words = words[:-1]  # the line goes on
+            words = words[:-1]  # the line continues
         if not words:
             raise ValueError("the prompt must have at least one word")
         return self.vocabulary.encode(words)
@@ -99,18 +99,18 @@ class Words:
         return "\n", 60
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """What is to be printed of each token: words after a space, lines one below the other."""
+        """The text of each token: words follow a space, `<eos>` is a line end."""
         for token in tokens:
             word = self.vocabulary.tokens[token]
             yield "\n" if word == END_OF_LINE else f" {word}"
 
     def measures(self, nats: float) -> dict[str, float]:
-        """A mean negative log-likelihood as people tell it."""
-        # A loss beyond that is no news, and its exponential no number.
+        """A mean negative log-likelihood in the usual units."""
+        # The exponential of a larger loss is not finite.
         return {"loss": nats, "perplexity": math.exp(min(nats, 700.0))}
 
     def asset(self) -> dict:
-        """What makes the same units again."""
+        """The content from which the same units are made again."""
         return {
             "words": self.vocabulary.tokens,
             "unknown": self.vocabulary.unknown,

@@ -76,12 +76,12 @@ class Translation(ModuleTask):
         self.split_model()
 
     def build(self, key) -> Seq2Seq:
-        """The model with fresh parameters."""
+        """Makes the model with newly initialized parameters."""
         sizes = map(len, self.vocabularies)
         return Seq2Seq(*sizes, rngs=nnx.Rngs(params=key), **vars(self.config.model))
 
     def init(self, key):
-        """Parameters; no state is kept from batch to batch."""
+        """The parameters; there is no recurrent state."""
         return nnx.to_pure_dict(nnx.state(self.build(key))), ()
 
     def batch(self, step: int):
@@ -306,7 +306,7 @@ class Translation(ModuleTask):
         return [path for path in drawn if path is not None]
 
     def report(self, params, split: str, folder: Path) -> tuple[str, dict[str, str]]:
-        """What is told of an evaluation beyond its numbers: signatures of the scores, and pictures.
+        """The report on an evaluation: signatures of the scores, and pictures.
 
         Args:
             params: the parameters.
@@ -357,7 +357,7 @@ def _by_width(sources: Sequence[np.ndarray], batch_size: int) -> Iterator[tuple[
     widths = [-(-len(ids) // _WIDTH) * _WIDTH for ids in sources]
     for width in sorted(set(widths)):
         rows = [row for row, own in enumerate(widths) if own == width]
-        # A few sentences need no whole batch; and other sizes would each be compiled anew.
+        # A few sentences do not need a full batch, and each other size would be compiled.
         size = batch_size if len(rows) > 4 else min(batch_size, 4 if len(rows) > 1 else 1)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
