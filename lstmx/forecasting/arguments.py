@@ -76,7 +76,7 @@ def checked(given: Mapping[str, Any]) -> Recipe:
     Raises:
       ValueError: naming the argument, the rule and the value.
     """
-    values = {name: rule(name, given[name]) for name, rule in _RULES.items()}
+    values: dict[str, Any] = {name: rule(name, given[name]) for name, rule in _RULES.items()}
     input_size = given["input_size"]
     values["input_size"] = 3 * values["h"] if input_size is None else integer("input_size", input_size, 1)
     recipe = Recipe(**values)

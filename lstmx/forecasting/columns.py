@@ -217,7 +217,7 @@ def read_static(
         known = f"{name} must be one of {', '.join(map(repr, found[name]))}"
         _require(
             np.isin(codes, [present.index(label) for label in {*present} & {*found[name]}]),
-            lambda row, labels=labels, known=known: f"{known}, got {labels[row]!r} in {at(row)}",
+            _label_message(known, labels, at),
         )
         columns |= {f"{name}={category}": (labels == category).astype(float) for category in found[name]}
     return np.stack(list(columns.values()), axis=1), tuple(columns), found
@@ -308,6 +308,10 @@ def _label_kind(value: Any) -> str | None:
     if isinstance(value, str):
         return "string"
     return "integer" if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+
+
+def _label_message(rule: str, labels: np.ndarray, at: Callable[[int], str]) -> Callable[[int], str]:
+    return lambda row: f"{rule}, got {labels[row]!r} in {at(row)}"
 
 
 def _require(right: Any, message: Callable[[int], str]) -> None:

@@ -152,7 +152,7 @@ def _network(
 ) -> DirectForecaster | RecurrentForecaster:
     """The network with fresh parameters, for as many exogenous variables of each kind."""
     head = head_named(recipe.head, LEVELS if recipe.head == "quantiles" else None)
-    common = {
+    common: dict[str, Any] = {
         "input_size": recipe.input_size,
         "horizon": recipe.h,
         "head": head,

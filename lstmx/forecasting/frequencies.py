@@ -171,7 +171,7 @@ def _are_business_days(
     across = (working == usual) & (days > usual * _DAY)
     business = np.isin(np.arange(len(weekends)), series[across]) & ~weekends
     if business.any() and weekends.any():
-        first, second = labels[business.argmax()], labels[weekends.argmax()]
+        first, second = labels[int(business.argmax())], labels[int(weekends.argmax())]
         raise ValueError(
             f"freq is required because it cannot be inferred: {first!r} has no weekends, {second!r} has some"
         )

@@ -121,7 +121,7 @@ def read(folder: Path) -> Saved:
         parts = [files[name] for name in (_WEIGHTS, *((_SERIES,) if attributes is not None else ()))]
     weights, *arrays = (_read_arrays(folder, part) for part in parts)
     with damage_of(folder):
-        return Saved(described, weights, _series(arrays[0], attributes) if arrays else None)
+        return Saved(described, weights, _series(arrays[0], attributes) if attributes is not None else None)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,8 @@ class Scales(NamedTuple):
         mean: dict[str, np.ndarray] = {}
         deviation: dict[str, np.ndarray] = {}
         for kind in _KINDS:
-            values = panel.static if kind == "static" else getattr(panel, kind)[training]
+            values = getattr(panel, kind)
+            values = values if kind == "static" else values[training]
             known = ~np.isnan(values)
             count = np.maximum(known.sum(axis=0), 1)
             mean[kind] = np.sum(values, axis=0, where=known) / count

@@ -158,7 +158,8 @@ class ForecastTask(ModuleTask):
 
         The errors are those of the averaged forecast, the loss is the average of the members' losses.
         """
-        sums, count = {}, 0
+        sums: dict[str, Any] = {}
+        count = 0
         for rows, batch in self._parts(self.windows_of[split]):
             metrics = {name: np.asarray(leaf)[:rows] for name, leaf in self._evaluated(params, batch).items()}
             exists = metrics.pop("exists")
