@@ -203,7 +203,7 @@ def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "Trans
     )
     pairs["train"] = pairs["train"][: data.limit]
     if data.lower_case:
-        pairs = {split: [(a.lower(), b.lower()) for a, b in those] for split, those in pairs.items()}
+        pairs = {split: [(a.lower(), b.lower()) for a, b in some] for split, some in pairs.items()}
     if assets is not None:
         return Translation(config, read_vocabularies(assets), pairs)
     return Translation(config, learn_vocabularies(data, pairs["train"]), pairs)

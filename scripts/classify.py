@@ -50,14 +50,14 @@ def classify(
         params = restore_params(run, task, checkpoint).items["params"]
         given = [text.encode(errors="surrogateescape") for text in texts]
         lines = given if texts else text_lines.read_lines(file or sys.stdin.buffer)
-        bad = shortened = 0
+        skipped = shortened = 0
         # At a terminal each line is answered at once.
         together = 1 if not texts and file is None and sys.stdin.isatty() else _TOGETHER
         for group in text_lines.in_groups(lines, together):
             good, problems = text_lines.decode_lines(group, task.check)
             for number, problem in problems.items():
                 print(f"line {number} skipped: {problem}", file=sys.stderr)
-            bad += len(problems)
+            skipped += len(problems)
             verdicts = task.classify(params, list(good.values()), explain=saliency)
             for (number, text), verdict in zip(good.items(), verdicts, strict=True):
                 shortened += verdict.left_out > 0
@@ -65,8 +65,8 @@ def classify(
     if shortened:
         texts_cut = terminal.count_of(shortened, "text")
         print(f"{texts_cut} cut to {config.data.limit} tokens", file=sys.stderr)
-    if bad:
-        print(f"{terminal.count_of(bad, 'line')} skipped", file=sys.stderr)
+    if skipped:
+        print(f"{terminal.count_of(skipped, 'line')} skipped", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -59,22 +59,22 @@ def translate(
         lines = sentences or text_lines.read_lines(file or sys.stdin.buffer)
         # At a terminal each line is answered at once.
         together = 1 if not sentences and file is None and sys.stdin.isatty() else _TOGETHER
-        bad, scored, count = 0, [], 0
+        skipped, scored, count = 0, [], 0
         for group in text_lines.in_groups(lines, together):
             good, problems = text_lines.decode_lines(group, task.check)
             for number, problem in problems.items():
                 print(f"line {number} skipped: {problem}", file=sys.stderr)
-            bad, count = bad + len(problems), group[-1][0]
-            found = dict(zip(good, task.translate(params, list(good.values()), **options), strict=True))
+            skipped, count = skipped + len(problems), group[-1][0]
+            translated = dict(zip(good, task.translate(params, list(good.values()), **options), strict=True))
             for number, _ in group:
-                _show(number, good.get(number), found.get(number), json)
-                if number in found and attention is not None:
-                    _draw(found[number], attention / f"{number}.png")
-            scored += [(number, one.text) for number, one in found.items()]
+                _show(number, good.get(number), translated.get(number), json)
+                if number in translated and attention is not None:
+                    _draw(translated[number], attention / f"{number}.png")
+            scored += [(number, result.text) for number, result in translated.items()]
         if given is not None:
             _score(task, scored, given, count, references)
-    if bad:
-        print(f"{terminal.count_of(bad, 'line')} skipped", file=sys.stderr)
+    if skipped:
+        print(f"{terminal.count_of(skipped, 'line')} skipped", file=sys.stderr)
         raise SystemExit(1)
 
 
@@ -85,20 +85,20 @@ def _read_references(path: Path) -> list[str]:
         raise ValueError(f"{path} is not UTF-8: {error.reason} at offset {error.start}") from error
 
 
-def _show(number: int, text: str | None, found, json: bool) -> None:
-    if found is not None and found.left_out:
-        print(f"line {number} is too long: its last {found.left_out} pieces were not read", file=sys.stderr)
+def _show(number: int, text: str | None, result, json: bool) -> None:
+    if result is not None and result.left_out:
+        print(f"line {number} is too long: its last {result.left_out} pieces were not read", file=sys.stderr)
     if not json:
-        print("" if found is None else found.text, flush=True)
-    elif found is not None:
-        values = {**found._asdict(), "attention": found.attention.round(4).tolist()}
+        print("" if result is None else result.text, flush=True)
+    elif result is not None:
+        values = {**result._asdict(), "attention": result.attention.round(4).tolist()}
         print(json_format.dumps({"line": number, "source": text, **values}, ensure_ascii=False), flush=True)
 
 
-def _draw(found, path: Path) -> None:
+def _draw(result, path: Path) -> None:
     from experiments.tasks.translation.attention_picture import draw_attention
 
-    if draw_attention(found, path) is None:
+    if draw_attention(result, path) is None:
         raise ValueError("--attention needs matplotlib, which is not installed")
 
 

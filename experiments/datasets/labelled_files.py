@@ -210,8 +210,8 @@ def arranged(
 
 def _plain(text: str) -> str:
     # The sentences and the phrases of SST come from tools that write brackets and slashes differently.
-    for written, meant in {"-lrb-": "(", "-rrb-": ")", "\\/": "/", "<br />": " "}.items():
-        text = text.replace(written, meant)
+    for written, plain in {"-lrb-": "(", "-rrb-": ")", "\\/": "/", "<br />": " "}.items():
+        text = text.replace(written, plain)
     return text.strip()
 
 

@@ -185,8 +185,8 @@ def made_up(count: int = 2000) -> Examples:
         label, negated = ("positive", "negative")[chance.integers(2)], chance.integers(3) == 0
         word = chance.choice(_WORDS[label])
         degree = "not " if negated else chance.choice(_DEGREES)
-        meant = label if not negated else {"positive": "negative", "negative": "positive"}[label]
-        return f"{chance.choice(_THINGS)} is {degree}{word}", meant
+        sentiment = label if not negated else {"positive": "negative", "negative": "positive"}[label]
+        return f"{chance.choice(_THINGS)} is {degree}{word}", sentiment
 
     found: dict[str, str] = {}
     while len(found) < count:

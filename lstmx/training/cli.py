@@ -67,7 +67,8 @@ def main(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence
     if not argv or argv[0].startswith("-"):
         wants_help = bool({"-h", "--help"} & set(argv))
         usage = (
-            f"usage: train.py EXPERIMENT [--workdir RUN] [--preset NAME] [--json] [OPTIONS]\n{_known(names)}"
+            "usage: train.py EXPERIMENT [--workdir RUN] [--preset NAME] [--init-from RUN] [--json] [--debug] "
+            f"[OPTIONS]\n{_known(names)}"
         )
         print(usage, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
@@ -205,9 +206,9 @@ def _explain(box: str, flags: Callable[[], list[str]]) -> str:
     if not message.startswith("Unrecognized options"):
         return message.removeprefix(": ")
     given = next((word for word in re.split(r"[,\s]+", message) if word.startswith("--")), "")
-    meant = closest_flag(given.split("=")[0], flags()) if given else None
+    intended = closest_flag(given.split("=")[0], flags()) if given else None
     unknown = f"unknown option {given}" if given else message
-    return unknown + (f"; did you mean {meant}?" if meant else "; --help lists them all")
+    return unknown + (f"; did you mean {intended}?" if intended else "; --help lists them all")
 
 
 def closest_flag(given: str, flags: Sequence[str]) -> str | None:

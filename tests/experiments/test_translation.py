@@ -203,7 +203,7 @@ def translate():
 
 
 def test_a_run_prints_its_plan_and_samples(run):
-    assert "    found: " in (run / "samples" / "250.txt").read_text()
+    assert "    translation: " in (run / "samples" / "250.txt").read_text()
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"BLEU", "chrF", "loss"} <= records[-1].keys()
 
@@ -215,8 +215,8 @@ def test_translate_lines_and_report_bad_ones(run, translate, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         translate(run, file=lines, references=references, attention=tmp_path / "maps")
     assert end.value.code == 1
-    told = capsys.readouterr()
-    answers = told.out.split("\n")
+    printed = capsys.readouterr()
+    answers = printed.out.split("\n")
     assert answers[:3] == ["one two three four", "", ""]
     assert len(answers) == 6
     for message in (
@@ -227,7 +227,7 @@ def test_translate_lines_and_report_bad_ones(run, translate, tmp_path, capsys):
         "BLEU ",
         "|tok:13a|",
     ):
-        assert message in told.err
+        assert message in printed.err
     assert {path.name for path in (tmp_path / "maps").iterdir()} <= {"1.png", "4.png", "5.png"}
 
 
@@ -235,9 +235,9 @@ def test_translate_arguments_and_json(run, translate, capsys):
     translate(run, ("zwei drei vier fünf", "eins eins zwei zwei"))
     assert capsys.readouterr().out == "two three four five\none one two two\n"
     translate(run, ("zwei drei vier fünf",), beam_size=1, json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["line"], told["text"]) == (1, "two three four five")
-    assert np.shape(told["attention"]) == (len(told["target_tokens"]), len(told["source_tokens"]))
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["line"], printed["text"]) == (1, "two three four five")
+    assert np.shape(printed["attention"]) == (len(printed["target_tokens"]), len(printed["source_tokens"]))
 
 
 def test_translate_is_a_command(run):
@@ -258,7 +258,7 @@ def test_what_translate_refuses(run, translate, tmp_path, capsys):
     }.items():  # fmt: skip
         with pytest.raises(SystemExit) as end:
             translate(folder, **options)
-        told = capsys.readouterr().err
+        printed = capsys.readouterr().err
         assert end.value.code == 2
-        assert "error: " in told
-        assert message in told
+        assert "error: " in printed
+        assert message in printed

@@ -26,18 +26,18 @@ def run(tmp_path_factory):
     options += ["--loop.eval-every", "0", "--loop.checkpoint-every", "0"]
     options += ["--data.path", folder / "films.csv", "--data.data-dir", folder / "data"]
     command = ["sentiment", "--workdir", folder / "run", *options]
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         assert cli.main(experiments.load, [], [str(word) for word in command]) == 0
-    assert "parameters" in told.getvalue().split("step 5/60")[0]
-    assert "taken for" in told.getvalue()
+    assert "parameters" in printed.getvalue().split("step 5/60")[0]
+    assert "taken for" in printed.getvalue()
     return folder / "run"
 
 
 def test_evaluate_ends_with_accuracy(run, capsys):
     load("evaluate")(run, split="test", json=True)
-    told = capsys.readouterr().out.splitlines()
-    result = json.loads(told[-1])
+    printed = capsys.readouterr().out.splitlines()
+    result = json.loads(printed[-1])
     assert result["split"] == "test"
     assert 0 <= result["f1"] <= 1
     matrix = result["confusion"]
@@ -45,8 +45,8 @@ def test_evaluate_ends_with_accuracy(run, capsys):
     assert result["accuracy"] == pytest.approx((matrix[0][0] + matrix[1][1]) / 6)
     if result["baseline"] is not None:
         assert result["baseline"]["accuracy"] == 1.0
-        assert any(line.startswith("baseline, logistic regression on") for line in told)
-    for picture in [line.split(": ")[1] for line in told if line.startswith("picture")]:
+        assert any(line.startswith("baseline, logistic regression on") for line in printed)
+    for picture in [line.split(": ")[1] for line in printed if line.startswith("picture")]:
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 
@@ -81,8 +81,8 @@ def test_a_file_is_read_line_by_line(run, capsys):
     file = run.parent / "lines.txt"
     file.write_bytes(b"\xef\xbb\xbfthis film is fine\r\nthis is poor\r\n")
     load("classify")(run, file=file, saliency=False)
-    told = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [(label, text) for label, _, text in told] == [
+    printed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(label, text) for label, _, text in printed] == [
         ("yes", "this film is fine"),
         ("no", "this is poor"),
     ]

@@ -46,9 +46,9 @@ def test_a_prolonged_run_has_the_bits_of_one_asked_for_more(tmp_path, capsys):
     short, whole = tmp_path / "short", tmp_path / "whole"
     assert call(TOY, "--workdir", short, "--steps", 7, "--optimizer.warmup-steps", 3) == 0
     assert call(TOY, "--workdir", short, "--steps", 14, "--optimizer.warmup-steps", 3, "--json") == 0
-    told = capsys.readouterr().out
-    assert "resuming at step 7" in told
-    assert json.loads(told.splitlines()[-1])["steps"] == 14
+    printed = capsys.readouterr().out
+    assert "resuming at step 7" in printed
+    assert json.loads(printed.splitlines()[-1])["steps"] == 14
     assert call(TOY, "--workdir", whole, "--steps", 14, "--optimizer.warmup-steps", 3) == 0
     assert bits(short) == bits(whole)
     assert open_run(short).config["steps"] == 14

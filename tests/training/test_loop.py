@@ -291,9 +291,9 @@ def test_it_says_how_long_it_will_take_once_it_knows(tmp_path, capsys, monkeypat
         "lstmx.training.progress.Throughput.is_settled", property(lambda self: self._steps >= 2)
     )
     run_toy(tmp_path / "run", quiet=False)
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("about ")]
-    assert len(told) == 1
-    assert " for the remaining 16 steps, without evaluations" in told[0]
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("about ")]
+    assert len(printed) == 1
+    assert " for the remaining 16 steps, without evaluations" in printed[0]
 
 
 def test_pictures_are_drawn_once_it_has_finished(tmp_path, capsys):
@@ -306,5 +306,5 @@ def test_pictures_are_drawn_once_it_has_finished(tmp_path, capsys):
     run_toy(tmp_path / "run", task=StopsAt(toy.Config(), 12), quiet=False)
     assert "picture:" not in capsys.readouterr().out
     run_toy(tmp_path / "run", task=Draws(toy.Config()), quiet=False)
-    told = capsys.readouterr().out.splitlines()
-    assert told[-2:] == [f"picture: {tmp_path / 'run' / name}.png" for name in "ab"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2:] == [f"picture: {tmp_path / 'run' / name}.png" for name in "ab"]

@@ -1,6 +1,8 @@
 """What a person reads when a command warns or fails."""
 
+import ast
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -57,6 +59,18 @@ def test_a_full_disk_is_said_in_two_lines(tmp_path, debug):
         assert "OCDBT" in done.stderr
     else:
         assert done.stderr == "error: could not save step 5: File too large\nthere is none before it\n"
+
+
+def test_only_the_command_line_speaks_of_its_options():
+    """Literals that begin with dashes are arguments of other programs."""
+    for path in sorted((ROOT / "lstmx").rglob("*.py")):
+        if path != ROOT / "lstmx" / "training" / "cli.py":
+            literals = (node.value for node in ast.walk(ast.parse(path.read_text())) if is_text(node))
+            assert [text for text in literals if re.search(r"(?<=[ (`])--[a-z]", text)] == [], path
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def test_numbers_stand_one_below_the_other():

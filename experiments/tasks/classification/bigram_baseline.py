@@ -52,16 +52,16 @@ def bigram_baseline(examples: Mapping[str, Sequence[tuple[str, str]]], split: st
         tokenizer=split_text, token_pattern=None, ngram_range=(1, 2), binary=True, min_df=rare
     )
     texts, labels = zip(*examples["train"], strict=True)
-    seen = vectorizer.fit_transform(texts)
+    counts = vectorizer.fit_transform(texts)
     validation = examples.get("validation", ())
-    held = vectorizer.transform([text for text, _ in validation]) if validation else None
+    held_out = vectorizer.transform([text for text, _ in validation]) if validation else None
     best = None
     for strength in _STRENGTHS if validation else (1.0,):
         model = LogisticRegression(C=strength, solver="liblinear" if len(set(labels)) == 2 else "lbfgs")
-        model.set_params(max_iter=1000, random_state=0).fit(seen, labels)
-        right = model.score(held, [label for _, label in validation]) if validation else 0.0
-        if best is None or right > best[0]:
-            best = (right, model, strength)
+        model.set_params(max_iter=1000, random_state=0).fit(counts, labels)
+        score = model.score(held_out, [label for _, label in validation]) if validation else 0.0
+        if best is None or score > best[0]:
+            best = (score, model, strength)
     _, model, strength = best
     predictions = model.predict(vectorizer.transform([text for text, _ in examples[split]])).tolist()
     return Baseline(predictions, strength, len(vectorizer.vocabulary_))

@@ -59,27 +59,27 @@ def draw(matrix: np.ndarray, classes: Sequence[str], split: str, folder: Path) -
 
 def _baseline(examples, classes: Sequence[str], split: str, file: Path) -> dict[str, float] | None:
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        cached = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        kept = {}
-    if split in kept:
-        return kept[split]
+        cached = {}
+    if split in cached:
+        return cached[split]
     try:
-        found = bigram_baseline(examples, split)
+        result = bigram_baseline(examples, split)
     except ImportError:
         return None
     index = {name: number for number, name in enumerate(classes)}
-    predicted = np.array([index[label] for label in found.predictions])
+    predicted = np.array([index[label] for label in result.predictions])
     labels = np.array([index[label] for _, label in examples[split]])
     matrix = confusion_matrix(labels, predicted, len(classes))
-    kept[split] = {
+    cached[split] = {
         "accuracy": accuracy(matrix),
         "f1": macro_f1(matrix),
-        "strength": found.strength,
-        "features": found.features,
+        "strength": result.strength,
+        "features": result.features,
     }
-    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    return kept[split]
+    file.write_text(json.dumps(cached, indent=2) + "\n", encoding="utf-8")
+    return cached[split]
 
 
 def table(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:

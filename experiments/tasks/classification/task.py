@@ -167,12 +167,12 @@ class TextClassification(ModuleTask):
         return self._log_probabilities(params, self._encoded[split])
 
     def _log_probabilities(self, params, encoded: Sequence[np.ndarray], *, roomy: bool = False) -> np.ndarray:
-        found = np.zeros((len(encoded), len(self.classes)))
+        logp_NC = np.zeros((len(encoded), len(self.classes)))
         for batch in _evaluation_batches(encoded, roomy):
             tokens, lengths = padded(encoded, batch.rows, batch.widths[0])
             logp = np.asarray(self._evaluate_batch(params, tokens, lengths), np.float64)
-            found[batch.rows[batch.rows >= 0]] = logp[batch.rows >= 0]
-        return found
+            logp_NC[batch.rows[batch.rows >= 0]] = logp[batch.rows >= 0]
+        return logp_NC
 
     @functools.cached_property
     def _evaluate_batch(self):
@@ -210,10 +210,10 @@ class TextClassification(ModuleTask):
         for batch in _evaluation_batches(encoded, roomy=True):
             tokens, lengths = padded(encoded, batch.rows, batch.widths[0])
             run = self._explain_batch if explain else self._evaluate_batch
-            logp, *found = jax.tree.leaves(jax.device_get(run(params, tokens, lengths)))
+            logp, *saliency = jax.tree.leaves(jax.device_get(run(params, tokens, lengths)))
             for at, row in enumerate(batch.rows):
                 if row >= 0:
-                    own = found[0][at, : lengths[at]].tolist() if explain else None
+                    own = saliency[0][at, : lengths[at]].tolist() if explain else None
                     verdicts[row] = self._verdict(texts[row], np.exp(logp[at]), own)
         return verdicts
 
@@ -222,12 +222,12 @@ class TextClassification(ModuleTask):
         if len(self._encode([text])[0]) == 0:
             raise ValueError(f"there is nothing to classify in {text!r}")
 
-    def _verdict(self, text: str, probabilities: np.ndarray, found: list[float] | None) -> Verdict:
+    def _verdict(self, text: str, probabilities: np.ndarray, saliency: list[float] | None) -> Verdict:
         named = dict(zip(self.classes, probabilities.tolist(), strict=True))
         tokens = self.encoder.pieces(text)
         read = self._read(tokens)
         label = self.classes[probabilities.argmax()]
-        return Verdict(label, named, read, found, len(tokens) - len(read))
+        return Verdict(label, named, read, saliency, len(tokens) - len(read))
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         data = self.config.data

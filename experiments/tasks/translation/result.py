@@ -11,9 +11,9 @@ class TranslationResult(NamedTuple):
     Attributes:
         text: the sentence.
         score: log-probability over the length penalty.
-        source_tokens: pieces of the sentence translated, the end's token included.
-        target_tokens: pieces of the translation, the end's token included if it ended.
-        attention: float `[target_tokens, source_tokens]`, where the decoder looked for each piece.
+        source_tokens: pieces of the source sentence, including the end token.
+        target_tokens: pieces of the translation, including the end token if it ended.
+        attention: float `[target_tokens, source_tokens]`, the attention of each piece.
         left_out: pieces of the sentence beyond the longest that the model reads.
     """
 

@@ -161,8 +161,8 @@ class Translation(ModuleTask):
         search = self.config.search
         beam_size = search.validation_beam_size if split == VALIDATION else search.beam_size
         sources, references = zip(*self._pairs[split], strict=True)
-        found = self.translate(params, sources, beam_size=beam_size)
-        return {**metrics, **self.scores([one.text for one in found], references)[0]}
+        results = self.translate(params, sources, beam_size=beam_size)
+        return {**metrics, **self.scores([result.text for result in results], references)[0]}
 
     @functools.cached_property
     def _evaluate_batch(self):
@@ -228,7 +228,7 @@ class Translation(ModuleTask):
             self.check(sentence)
         encoded = self.vocabularies.source.encode_all([self._prepared(text) for text in sentences])
         sources = [np.append(ids[: data.max_length], np.int32(self._eos)) for ids in encoded]
-        found: dict[int, TranslationResult] = {}
+        results: dict[int, TranslationResult] = {}
         for width, rows in _by_width(sources, search.batch_size):
             source, lengths = padded(sources, rows, width, fill=self._pad)
             tokens, ends, scores = jax.device_get(
@@ -238,16 +238,16 @@ class Translation(ModuleTask):
             weights = jax.device_get(self._attention(params, source, lengths, before))
             for at, row in enumerate(rows):
                 if row >= 0:
-                    ids, looked = tokens[at, : ends[at]], weights[at, : ends[at], : lengths[at]]
-                    found[row] = TranslationResult(
+                    ids, attention = tokens[at, : ends[at]], weights[at, : ends[at], : lengths[at]]
+                    results[row] = TranslationResult(
                         self.vocabularies.target.decode(ids),
                         float(scores[at]),
                         self.vocabularies.source.tokens(sources[row]),
                         self.vocabularies.target.tokens(ids),
-                        looked,
+                        attention,
                         len(encoded[row]) + 1 - len(sources[row]),
                     )
-        return [found[at] for at in range(len(sentences))]
+        return [results[at] for at in range(len(sentences))]
 
     def check(self, sentence: str) -> None:
         """Raises ValueError if a sentence cannot be translated: empty, or too long where that is refused."""
@@ -269,12 +269,12 @@ class Translation(ModuleTask):
         def run(params, source, lengths, *, beam_size, alpha):
             model = self.model(params)
             memory, state = model.encode(source, lengths)
-            found = beam_search(
+            best = beam_search(
                 functools.partial(model.step, memory), state, batch_size=len(source), beam_size=beam_size,
                 max_length=2 * source.shape[1] + 8, bos=self._bos, eos=self._eos, alpha=alpha,
                 banned=(self._pad, self._bos),
             )  # fmt: skip
-            return found.tokens[:, 0], found.lengths[:, 0], found.scores[:, 0]
+            return best.tokens[:, 0], best.lengths[:, 0], best.scores[:, 0]
 
         return jax.jit(run, static_argnames=("beam_size", "alpha"))
 
@@ -283,25 +283,25 @@ class Translation(ModuleTask):
         return jax.jit(lambda params, *arguments: self.model(params).attention(*arguments))
 
     def sample(self, params, key) -> str | None:
-        """Three sentences that were not trained on, what they mean, and what the model makes of them."""
+        """Three sentences that were not trained on, their references, and their translations."""
         split = next((name for name in self.splits if name != "train"), "train")
         chosen = jax.random.choice(key, len(self._pairs[split]), (3,))
         pairs = [self._pairs[split][at] for at in np.asarray(chosen).tolist()]
-        found = self.translate(params, [source for source, _ in pairs], beam_size=1)
+        results = self.translate(params, [source for source, _ in pairs], beam_size=1)
         return "\n".join(
-            f"{source}\n    is:    {target}\n    found: {one.text}"
-            for (source, target), one in zip(pairs, found, strict=True)
+            f"{source}\n    reference:   {target}\n    translation: {result.text}"
+            for (source, target), result in zip(pairs, results, strict=True)
         )
 
     def draw(self, params, folder: Path, split: str = VALIDATION) -> list[Path]:
-        """Draws the curves of a run, and where the decoder looked, where matplotlib is installed."""
+        """Draws the curves of a run and the attention of the decoder, if matplotlib is installed."""
         drawn, sources = (
             [draw_curves(folder, ("nats", "chrF"))],
             [source for source, _ in self._pairs[split][:3]],
         )
         drawn += [
-            draw_attention(found, folder / "plots" / f"attention_{split}_{number}.png")
-            for number, found in enumerate(self.translate(params, sources), start=1)
+            draw_attention(result, folder / "plots" / f"attention_{split}_{number}.png")
+            for number, result in enumerate(self.translate(params, sources), start=1)
         ]
         return [path for path in drawn if path is not None]
 
