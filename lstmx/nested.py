@@ -82,7 +82,7 @@ def require_params(network: Any, params: PyTree, in_features: int | None = None)
       in_features: D; None for that of the parameters, if it is a cell.
 
     Raises:
-      ValueError: if one is missing, mis-shaped or one too many, naming it.
+      ValueError: if one is missing, has a wrong shape or does not belong there; it is named.
       TypeError: if one is not of a floating type, or dictionaries stand for tuples.
 
     Example:
@@ -109,7 +109,7 @@ def require_params(network: Any, params: PyTree, in_features: int | None = None)
         if found[name] != shape:
             raise ValueError(f"params: {name} must have shape {shape}, got {found[name]}")
     for name in found.keys() - shapes.keys():
-        raise ValueError(f"params: there is {name}, of shape {found[name]}, which the network has not")
+        raise ValueError(f"params: {name}, of shape {found[name]}, is not a parameter of the network")
     if {path for path, _ in leaves} != {path for path, _ in own_leaves}:
         raise TypeError(f"params: got {described(params)}, where `init` returns tuples; {HOW_TO_RESTORE}")
     for name, leaf in zip(found, jax.tree.leaves(params), strict=True):

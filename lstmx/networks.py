@@ -32,8 +32,8 @@ class Bidirectional:
 
         y_t = merge(forward_t, backward_t)
 
-    Resets mark first steps, in the order in which the forward cell reads: the backward cell is made fresh
-    after it has consumed one, which is where, read from the other end, the sequence that it belongs to ends.
+    Resets mark the first steps of sequences, in the order in which the forward cell reads them. The backward
+    cell is reset after it has read such a step, since there it reaches the end of a sequence.
 
     Attributes:
       forward: the cell that reads from the first step.
@@ -109,7 +109,7 @@ class Bidirectional:
         return BothDirections(*(cell.initial_state(batch_shape) for cell in self.cells))
 
     def start(self, params: BothDirections, batch_shape: tuple[int, ...] = ()) -> BothDirections:
-        """The same, learnt where they are."""
+        """The states before the first steps, learned where they are."""
         pairs = zip(self.cells, entries(self, "params", params), strict=True)
         return BothDirections(*(start(cell, p, batch_shape) for cell, p in pairs))
 
@@ -134,8 +134,10 @@ class Bidirectional:
             )  # fmt: skip
 
         forward = run(0, resets, reverse)  # checks the flags
-        turned = None if resets is None else _turned(jnp.asarray(resets), lengths, mask, reverse)
-        runs = forward, run(1, turned, not reverse)
+        of_backward = (
+            None if resets is None else _resets_of_backward_cell(jnp.asarray(resets), lengths, mask, reverse)
+        )
+        runs = forward, run(1, of_backward, not reverse)
         finals, ys, *more = map(BothDirections._make, zip(*runs, strict=True))
         return finals, ys if self.merge is None else _MERGES[self.merge](*ys), *more
 
@@ -160,8 +162,8 @@ class Stack:
 
     Attributes:
       layers: cells or networks, the lowest first; they may differ.
-      dropout_rate: the fraction of each layer's outputs that is dropped, anew in every step, before the next
-        layer (not after the last), when `scan` is given a key (Zaremba et al. 2014).
+      dropout_rate: the probability with which each output of a layer is dropped, independently in every step,
+        before the next layer (not after the last), if `scan` is given a key (Zaremba et al. 2014).
       connections: `"plain"`; `"residual"`: each layer but the lowest adds what it reads to its outputs (He et
         al. 2016; Wu et al. 2016), all layers then have one output size; or `"dense"`: each layer reads the
         inputs and the outputs of all layers below, side by side, and the outputs are those of all layers
@@ -239,7 +241,7 @@ class Stack:
         return tuple(layer.initial_state(batch_shape) for layer in self.layers)
 
     def start(self, params: tuple, batch_shape: tuple[int, ...] = ()) -> tuple:
-        """The same, learnt where they are."""
+        """The states before the first steps, learned where they are."""
         pairs = zip(self.layers, entries(self, "params", params), strict=True)
         return tuple(start(layer, p, batch_shape) for layer, p in pairs)
 
@@ -399,7 +401,7 @@ def _in_one_call(
 
 
 def _cells_by_layer(network) -> tuple | None:
-    """The cells of each layer, one for each direction; None if layers are joined in other ways."""
+    """The cells of each layer, one for each direction; None if the layers are connected in other ways."""
     if isinstance(network, Stack):
         layers = [_cells_by_layer(layer) for layer in network.layers]
         if network.connections != "plain" or None in layers:
@@ -416,19 +418,19 @@ def _per_cell(network, entries: PyTree) -> list:
         return [entries]
     parts = network.parts
     entries = (None,) * len(parts) if entries is None else entries
-    # What is missing, or one too many, is reported by who runs the layers one by one.
+    # Missing or surplus entries are reported when the layers are run one by one.
     pairs = zip(parts, entries, strict=False)
     return [one for part, entry in pairs for one in _per_cell(part, entry)] + list(entries[len(parts) :])
 
 
-def _turned(resets: jax.Array, lengths, mask, reverse: bool) -> jax.Array:
-    """Resets as a reader from the other end needs them: before the last existing step of each sequence."""
+def _resets_of_backward_cell(resets: jax.Array, lengths, mask, reverse: bool) -> jax.Array:
+    """Resets for the backward cell: at the last existing step of each sequence."""
     if lengths is not None:
         times = jnp.arange(resets.shape[0]).reshape((-1,) + (1,) * (resets.ndim - 1))
         mask = times < jnp.asarray(lengths)
     if reverse:
         mask = None if mask is None else jnp.flip(mask, 0)
-        return jnp.flip(_turned(jnp.flip(resets, 0), None, mask, False), 0)
+        return jnp.flip(_resets_of_backward_cell(jnp.flip(resets, 0), None, mask, False), 0)
     if mask is None:
         return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
     # Number the sequences; a step ends one if the next step that exists has another number.

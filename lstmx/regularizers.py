@@ -1,7 +1,7 @@
-"""Noise against overfitting: dropout in its recurrent forms, zoneout, weight drop, penalties on activations.
+"""Regularization: recurrent forms of dropout, zoneout, weight drop, penalties on activations.
 
-All noise is drawn before the loop over time, from a key that the caller gives, so that every implementation
-computes the same result. Without a key there is none: that is evaluation.
+All noise is drawn before the loop over time, from a key that the caller passes, so that every implementation
+computes the same result. Without a key there is no noise, as in evaluation.
 """
 
 import dataclasses
@@ -30,31 +30,32 @@ _IN_LOOP = ("recurrent_dropout", "update_dropout", "hidden_zoneout", "cell_zoneo
 
 @dataclasses.dataclass(frozen=True)
 class Regularized:
-    """A cell with noise, when `lstmx.scan` is given a key.
+    """A cell with noise, if `lstmx.scan` is given a key.
 
-    All rates are probabilities of being dropped (or, in zoneout, kept back), in [0, 1); what dropout leaves
-    is scaled by 1 / (1 - rate). "Locked" masks are drawn once a sequence and used in all of its steps.
+    All rates are probabilities of being dropped (for zoneout, of keeping the old value), in [0, 1); what is
+    not dropped is scaled by 1 / (1 - rate). "Locked" masks are drawn once for a sequence and used in all of
+    its steps.
 
     Attributes:
       cell: the cell.
       input_dropout: locked, on the inputs (Gal & Ghahramani 2016).
-      output_dropout: locked, on the outputs that the world sees; the recurrent map sees them all.
-      recurrent_dropout: locked, on what the recurrent map reads (Gal & Ghahramani 2016).
+      output_dropout: locked, on the outputs that are returned, not on those that the recurrent map reads.
+      recurrent_dropout: locked, on the inputs of the recurrent map (Gal & Ghahramani 2016).
       per_gate: whether `recurrent_dropout` draws a mask for each gate, as Keras does.
       update_dropout: on the candidate (g of an LSTM, n of a GRU), so that no memory is lost (Semeniuta et al.
         2016).
-      update_dropout_locked: whether that mask is locked; anew in each step otherwise.
+      update_dropout_locked: whether that mask is locked; otherwise it is drawn again in each step.
       hidden_zoneout: the probability that a unit of h keeps its value through a step (Krueger et al. 2017).
         In evaluation h is the mean, `rate * old + (1 - rate) * new`.
-      cell_zoneout: the same of an LSTM's c.
+      cell_zoneout: the same for c of an LSTM.
       weight_drop: on the kernels that read h, once for all steps and rows (Merity et al. 2018).
-      weight_drop_rows: whether all weights into one gate of one unit are dropped together, instead of each by
-        itself (the rows of the matrix as torch stores it).
+      weight_drop_rows: whether all weights into one gate of one unit are dropped together, instead of
+        independently (the rows of the matrix as torch stores it).
 
     Parameters and state are those of the cell.
 
     Raises:
-      ValueError: if a rate is outside [0, 1), or the cell has no place for a regularizer.
+      ValueError: if a rate is outside [0, 1), or the cell does not support a regularizer.
 
     Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
     2016; Semeniuta et al., "Recurrent dropout without memory loss", 2016; Krueger et al., "Zoneout", 2017;
@@ -88,7 +89,7 @@ class Regularized:
             )
         for name in RATES:
             require_rate(name, getattr(self, name))
-        _refuse_what_has_no_place(self)
+        _require_support(self)
 
     @property
     def hidden_size(self) -> int:
@@ -102,7 +103,7 @@ class Regularized:
 
     @property
     def parts(self) -> tuple[Cell]:
-        """What runs in the loop."""
+        """The cell that runs in the loop."""
         return (self._in_loop,)
 
     @property
@@ -129,7 +130,7 @@ class Regularized:
         return self.cell.initial_state(batch_shape)
 
     def start(self, params: Params, batch_shape: tuple[int, ...]) -> State:
-        """The same, learnt where it is."""
+        """The state of the cell before the first step, learned if it is a parameter."""
         return base.start(self.cell, params, batch_shape)
 
     def scan(
@@ -186,7 +187,7 @@ class Regularized:
 
 @dataclasses.dataclass(frozen=True)
 class _Noisy:
-    """The cell inside of the loop: its protocol, and the noise that the drivers hand on to it."""
+    """The cell inside the loop: the protocol of a cell, and the noise that the drivers pass to it."""
 
     options: Regularized
 
@@ -202,7 +203,7 @@ class _Noisy:
         return _Noisy(dataclasses.replace(self.options, cell=cell))
 
     def noise(self, key: jax.Array, steps: int, batch_shape: tuple[int, ...]) -> Noise:
-        """Draws what the loop needs."""
+        """Draws the noise of the loop."""
         options = self.options
         cell: Any = options.cell  # with what only some cells have
         state = jax.eval_shape(lambda: cell.initial_state(batch_shape))
@@ -256,7 +257,7 @@ def locked_dropout(key: jax.Array, xs: jax.Array, rate: float) -> jax.Array:
     """Dropout with one mask for all steps of a sequence (Gal & Ghahramani 2016).
 
     Args:
-      key: of the draw.
+      key: the random key.
       xs: `[T, ...]`.
       rate: the probability of being dropped, in [0, 1); the rest is scaled by 1 / (1 - rate).
 
@@ -283,12 +284,12 @@ def embedding_dropout(key: jax.Array, table: jax.Array, rate: float) -> jax.Arra
     """Drops whole words from an embedding table, wherever they occur (Gal & Ghahramani 2016).
 
     Args:
-      key: of the draw.
+      key: the random key.
       table: `[V, D]`.
-      rate: the probability of a word's being dropped, in [0, 1); the rest is scaled by 1 / (1 - rate).
+      rate: the probability that a word is dropped, in [0, 1); the others are scaled by 1 / (1 - rate).
 
     Returns:
-      `[V, D]`, to look words up in, once for a batch of sequences.
+      `[V, D]`, the table to use for one batch of sequences.
 
     Raises:
       ValueError: if the rate is outside [0, 1).
@@ -373,7 +374,7 @@ def _leaf(state: State, name: str) -> jax.Array:
     return state if _is_bare(state) else getattr(state, name)
 
 
-def _refuse_what_has_no_place(options: Regularized) -> None:
+def _require_support(options: Regularized) -> None:
     cell = options.cell
     kind = type(cell).__name__
     state = jax.eval_shape(cell.initial_state)

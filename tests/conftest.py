@@ -62,6 +62,17 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_runtest_teardown(item, nextitem):
+    """Frees compiled programs between modules when many have piled up: all of them fill several gigabytes."""
+    if (nextitem is None or nextitem.path != item.path) and _resident_bytes() > 2 * 2**30:
+        jax.clear_caches()
+
+
+def _resident_bytes():
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Marks as `full` the cases of a test marked `cross_section(n)` that the plain run leaves out."""

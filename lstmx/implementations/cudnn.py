@@ -2,12 +2,12 @@
 
 Experimental: not yet run on a GPU. It is chosen only by name.
 
-It computes in float32, inside of matmuls in TF32 where `jax.default_matmul_precision` allows that, and knows
-rows of different lengths, but neither gaps nor resets. Its reverse pass is its own; it has no other
-derivative. XLA cannot split the call: a batch that is spread over devices needs `jax.shard_map`.
+It computes in float32, with TF32 inside matmuls where `jax.default_matmul_precision` allows it. It supports
+rows of different lengths, but neither gaps nor resets, and has a reverse pass but no other derivatives. XLA
+cannot split the call: a batch that is spread over devices needs `jax.shard_map`.
 
-`vmap` becomes rows of one call, its gradient too. Two cases become a loop over calls: parameters that differ
-along the mapped axis, and a gradient that is taken inside of `vmap`, one for each element.
+`vmap` adds rows to one call, and so does its gradient. Two cases become a loop over calls: parameters that
+differ along the mapped axis, and a gradient that is taken inside `vmap`, one for each element.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations.reverse_only import linear_map, message
 
 _REFUSED = {
-    "mask": "knows rows of different lengths and no gaps, which a mask may have: give lengths instead",
-    "resets": "cannot make states fresh within a row",
-    "segment_ids": "cannot make states fresh within a row",
-    "return_states": "gives the final cell state alone, not those of all steps",
+    "mask": "supports rows of different lengths but no gaps, which a mask may have: pass lengths instead",
+    "resets": "cannot reset states within a row",
+    "segment_ids": "cannot reset states within a row",
+    "return_states": "returns only the final cell state, not those of all steps",
 }
 
 
@@ -194,7 +194,7 @@ def unpack(
     """The inverse of `pack`, a `Tensors` for each direction of each layer.
 
     Raises:
-      ValueError: if the vector has not the length that the sizes demand.
+      ValueError: if the length of the vector does not match the sizes.
 
     Example:
       >>> unpack(jnp.arange(24), 3, 1, num_layers=1, bidirectional=False)[0].b_hh
@@ -332,7 +332,7 @@ def _without_derivatives(function):
     @function.defjvp
     def refuse(primals, tangents):
         raise NotImplementedError(
-            'implementation "cudnn" has first derivatives alone; use implementation="reference" for more'
+            'implementation "cudnn" has only first derivatives; use implementation="reference" for more'
         )
 
     return function

@@ -1,12 +1,12 @@
 """The hand-written reverse pass, one for every cell.
 
-The backward loop carries the state's cotangent and emits those of the two maps, dz_t and dr_t. The gradients
-of both maps then are single matmuls over all T * B rows, where autodiff of `lax.scan` reads, adds to and
-writes the weight gradients at each step. (Matmuls inside an update: `lstmx.implementations.deferred`.)
+The backward loop carries the cotangent of the state and emits those of the two maps, dz_t and dr_t. The
+gradients of both maps are then single matmuls over all T * B rows, whereas autodiff of `lax.scan` reads, adds
+to and writes the weight gradients at each step. (Matmuls inside an update: `lstmx.implementations.deferred`.)
 
-What a step's derivative needs is what `jax.vjp(cell.update, ...)` returns: its pullback is a pytree and can
-be an output of the forward loop. With `remat="gates"` only the states are kept; since every y_{t-1} is then
-known, the gates of many steps are redone by one matmul, without a second loop over them.
+The derivative of a step needs what `jax.vjp(cell.update, ...)` returns: the pullback is a pytree and can be
+an output of the forward loop. With `remat="gates"` only the states are stored; since every y_{t-1} is then
+known, the gates of many steps are recomputed by one matmul, without a second loop over them.
 """
 
 import functools
@@ -42,7 +42,7 @@ class Options(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the forward pass leaves to the reverse pass."""
+    """What the forward pass stores for the reverse pass."""
 
     params: Params
     initial: State
@@ -90,9 +90,9 @@ def _run_jvp(cell, options, primals, tangents):
 
 
 def _forward(cell, options, params, state, fresh, sequence, locked, *, keeping):
-    """The loop. Returns the final state, what is shown, and what `keeping` asks for, with its form.
+    """The loop. Returns the final state, the outputs or states, and what `keeping` names, with its form.
 
-    `keeping` is None, "pullbacks" (of each update) or "gates" (the states, from which the gates are redone).
+    `keeping` is None, "pullbacks" (of each update) or "gates" (states, from which gates are recomputed).
     """
     show = _shown(cell, options)
     maps, update_params, found = _prepared(cell, params, state, sequence, locked)
@@ -125,7 +125,7 @@ def _forward(cell, options, params, state, fresh, sequence, locked, *, keeping):
 
 
 def _loop(step, input_map, chunk, options, state, sequence):
-    """`lax.scan` of `step`, whose inputs are of a sequence already mapped, `chunk` steps at once."""
+    """`lax.scan` of `step`, with the input map applied to `chunk` steps at once."""
     scan = functools.partial(lax.scan, reverse=options.reverse, unroll=options.unroll)
 
     def mapped(part):
@@ -148,14 +148,14 @@ def _loop(step, input_map, chunk, options, state, sequence):
 
 
 def _reverse_in_chunks(cell, options, saved, form, d_final, d_shown):
-    """`_reverse` of a few steps at a time: the gates that are redone are then never all there at once."""
+    """`_reverse`, a few steps at a time, so that the recomputed gates are never all in memory at once."""
     steps = saved.sequence.xs.shape[0]
     states = unpack(form, saved.kept, jax.tree.leaves(saved.shown))
 
     def body(carry, part):
         d_state, d_params, d_fresh = carry
         sequence, shown, kept, d_shown, times = part
-        # The state before the chunk is the last one of the chunk that was run before it.
+        # The state before this chunk is the last state of the previous chunk.
         before = times[-1] + 1 if options.reverse else times[0] - 1
         none = (before < 0) | (before >= steps)
 
@@ -171,7 +171,7 @@ def _reverse_in_chunks(cell, options, saved, form, d_final, d_shown):
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
     carry = d_final, zeros(saved.params), zeros(saved.fresh)
     parts = saved.sequence, saved.shown, saved.kept, d_shown, jnp.arange(steps)
-    # Rows enough for a good matmul, even where the root of T is small.
+    # Enough rows for an efficient matmul, even where the square root of T is small.
     chunk = chunks.length_of("sqrt", steps, least=64)
     (d_initial, d_params, d_fresh), dxs = chunks.loop(body, carry, parts, chunk, reverse=not options.reverse)
     return d_params, d_initial, d_fresh, dxs
@@ -202,7 +202,7 @@ def _reverse(cell: Cell, options: Options, saved: Saved, form: Form, d_final: St
 
 
 class Backward(NamedTuple):
-    """What is the same in all steps of the reverse pass."""
+    """What all steps of the reverse pass have in common."""
 
     cell: Cell
     params: Params  # as they are stored
@@ -218,7 +218,7 @@ class Backward(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """What one step of the reverse pass reads."""
+    """The inputs of one step of the reverse pass."""
 
     d_shown: PyTree
     kept: list[jax.Array]
@@ -239,7 +239,7 @@ class Carry(NamedTuple):
 
 
 def _backward(cell, options, saved, form, prepared, ys_before) -> Backward:
-    """The transposes of the linear maps, which are the same at every step, and what else all steps read."""
+    """The transposes of the linear maps, which are the same at every step, and what else all steps share."""
     maps, update_params, matmuls = prepared
     # At zero there is nothing to compute.
     to_state = jax.linear_transpose(_shown(cell, options), saved.initial)
@@ -265,7 +265,7 @@ def _first_carry(backward: Backward, saved: Saved, d_final: State) -> Carry:
 
 
 def _reverse_step(backward: Backward, carry: Carry, inputs: StepInputs) -> tuple[Carry, tuple]:
-    """One step back in time: the carry before it, and what the matmuls after the loop read."""
+    """One step back in time. Returns the carry before it, and the inputs of the matmuls after the loop."""
     known = (*inputs.shown, *jax.tree.leaves((backward.update_params, backward.locked, inputs.noise)))
     pullback, read = unpack(backward.form, inputs.kept, known)
     d_state = _add(carry.state, backward.to_state(inputs.d_shown)[0])
@@ -285,7 +285,7 @@ def _reverse_step(backward: Backward, carry: Carry, inputs: StepInputs) -> tuple
 
 
 def _parted(keep: jax.Array | None, d_state: State) -> tuple[State | None, State]:
-    """The cotangent of a state that was held, and that of a state that a step has computed."""
+    """The cotangents of a state that a skipped step kept, and of a state that a step computed."""
     if keep is None:
         return None, d_state
     nothing = jax.tree.map(jnp.zeros_like, d_state)
@@ -317,7 +317,7 @@ def _gradients(backward: Backward, saved: Saved, ys_before: jax.Array, carry: Ca
 
 
 def _recalled(cell: Cell, options: Options, saved: Saved, form: Form, prepared: tuple):
-    """What the reverse pass reads of the forward one: outputs before each step, what was kept and shown."""
+    """What the reverse pass reads: outputs before each step, and what the forward pass stored and emitted."""
     before = functools.partial(before_each_step, resets=saved.sequence.resets, reverse=options.reverse)
     ys = cell.output(saved.shown) if options.states else saved.shown
     ys_before = before(cell.output(saved.initial), ys, cell.output(saved.fresh))
@@ -325,7 +325,7 @@ def _recalled(cell: Cell, options: Options, saved: Saved, form: Form, prepared: 
     if options.remat != "gates":
         return ys_before, saved.kept, shown, form
     states = before(saved.initial, unpack(form, saved.kept, shown), saved.fresh)
-    kept, form = _redo_gates(cell, saved, states, ys_before, prepared)
+    kept, form = _recompute_gates(cell, saved, states, ys_before, prepared)
     return ys_before, kept, [], form
 
 
@@ -356,14 +356,14 @@ def _transposed_recurrent_map(cell, params, ys_before, map_noise):
 
 
 def _prepared(cell, params, state, sequence, locked):
-    """Parameters cast as the loop needs them, and the matmuls that its updates hold."""
+    """Parameters cast to the types that the loop needs, and the matmuls inside its updates."""
     x, _, _, noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), sequence)
     map_noise, update_noise = noises(locked, noise)
     maps = jax.tree.map(lambda leaf: leaf.astype(x.dtype) if leaf.ndim > 1 else leaf, params)
     z = jax.eval_shape(cell.input_map, params.input, x)
     r = jax.eval_shape(lambda s: cell.recurrent_map(params.recurrent, cell.output(s), *map_noise), state)
     found = deferred.matmuls(cell, params, state, z, r, *update_noise)
-    # The other leaves stay as they are: the update is pointwise in them, and computes in a wider type.
+    # The other leaves are not cast: the update is pointwise in them, and computes in a wider type.
     spared = {matmul.leaf for matmul in found}
     leaves, structure = jax.tree.flatten(params.update)
     leaves = [leaf.astype(x.dtype) if k in spared else leaf for k, leaf in enumerate(leaves)]
@@ -375,35 +375,34 @@ def _shown(cell, options):
 
 
 def _map_gradients(cell, params, x, y_before, dz, dr, map_noise):
-    """Gradients of both maps' parameters, and of x, from the rows of one step or of all."""
-    # With respect to the parameters as they are stored, so that sums over several calls are not made in half
-    # precision.
+    """Gradients of the parameters of both maps, and of x, from the rows of one step or of all steps."""
+    # With respect to the stored parameters, so that sums over several calls are not in half precision.
     _, input_pullback = jax.vjp(cell.input_map, params.input, x)
     d_input, dx = input_pullback(dz)
     _, recurrent_pullback = jax.vjp(lambda p: cell.recurrent_map(p, y_before, *map_noise), params.recurrent)
     return (d_input, *recurrent_pullback(dr)), dx
 
 
-def _redo_gates(cell, saved, states, ys_before, prepared):
-    """The pullbacks of the updates, from the states before: the gates of these steps by one matmul a map."""
+def _recompute_gates(cell, saved, states, ys_before, prepared):
+    """The pullbacks of the updates, from the states before them; the gates take one matmul for each map."""
     maps, update_params, found = prepared
     sequence, locked = saved.sequence, saved.locked
     map_noise, _ = noises(locked, sequence.noise)
     zs = cell.input_map(maps.input, sequence.xs)
     rs = cell.recurrent_map(maps.recurrent, ys_before, *map_noise)
 
-    def redo(state, z, r, noise_t):
+    def recompute(state, z, r, noise_t):
         _, update_noise = noises(locked, noise_t)
         _, *kept = deferred.vjp(cell, found, update_params, state, z, r, *update_noise)
         emitted, forms["kept"] = pack(kept, jax.tree.leaves((update_params, locked, noise_t)))
         return emitted
 
     forms: dict[str, Form] = {}
-    return jax.vmap(redo)(states, zs, rs, sequence.noise), forms["kept"]
+    return jax.vmap(recompute)(states, zs, rs, sequence.noise), forms["kept"]
 
 
 def _steps_mapped_at_once(cell: Cell, params: Params, xs: jax.Array) -> int:
-    """The steps whose input map is one matmul: all, before the loop, or some or one, within it.
+    """The number of steps whose input map is one matmul: all, before the loop, or one or a few, inside it.
 
     One large matmul before the loop saves launches on an accelerator. XLA:CPU emits the gates unvectorised
     once a slice of its result is fused into them, and is faster with a matmul in every step, or one for four
@@ -422,8 +421,8 @@ def _accumulates_in_loop(cell: Cell, params: Params, xs: jax.Array) -> bool:
     """Whether the backward loop adds up the weight gradients itself, on a CPU.
 
     It does where the stacked dz would be written to memory and read back (more than 32 MiB, about the last
-    level of a cache) and a step has rows enough (64) for a decent matmul. In a trial that was faster at B=64,
-    T=784, H=128, and much slower at B=20, T=32, H=650, which the rule leaves to the single matmul.
+    level of a cache) and a step has enough rows (64) for an efficient matmul. In a trial this was faster at
+    B=64, T=784, H=128, and much slower at B=20, T=32, H=650, which the rule leaves to the single matmul.
     """
     if jax.default_backend() != "cpu" or is_symbolic(*xs.shape):
         return False

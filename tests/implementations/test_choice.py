@@ -46,7 +46,7 @@ def test_what_scan_is_given_besides_counts(monkeypatch):
     monkeypatch.setattr(choice, "platform", lambda: "gpu")
     cell = lstmx.LSTM(4, dtype="float32")
     assert lstmx.which_implementation(cell, "cudnn") == "cudnn"
-    with pytest.raises(NotImplementedError, match=r'"cudnn" cannot make states fresh'):
+    with pytest.raises(NotImplementedError, match=r'"cudnn" cannot reset states'):
         lstmx.which_implementation(cell, "cudnn", options=("resets",))
 
 

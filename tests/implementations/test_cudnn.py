@@ -190,8 +190,8 @@ REFUSED = {
     "regularized": (lstmx.Regularized(CELL, recurrent_dropout=0.5), {}, "runs LSTMs, and this is"),
     "bfloat16": (lstmx.LSTM(4, dtype=jnp.bfloat16), {}, "computes in float32, not in bfloat16"),
     "mask": (CELL, {"mask": np.ones((5, 3), bool)}, "no gaps, which a mask may have: give lengths instead"),
-    "resets": (CELL, {"resets": np.zeros((5, 3), bool)}, "cannot make states fresh within a row"),
-    "segments": (CELL, {"segment_ids": np.ones((5, 3), int)}, "cannot make states fresh within a row"),
+    "resets": (CELL, {"resets": np.zeros((5, 3), bool)}, "cannot reset states within a row"),
+    "segments": (CELL, {"segment_ids": np.ones((5, 3), int)}, "cannot reset states within a row"),
     "states": (CELL, {"return_states": True}, "gives the final cell state alone"),
     "gates": (CELL, {"return_states": "gates"}, "gives the final cell state alone"),
     "remat": (CELL, {"remat": "gates"}, "cannot recompute gates"),
@@ -294,7 +294,7 @@ def test_forward_mode_is_refused():
 def test_second_derivatives_are_refused():
     params, xs, state = case(CELL)
     slope = jax.grad(lambda xs: loss(run(CELL))(params, xs, state))
-    with pytest.raises(NotImplementedError, match=r'"cudnn" has first derivatives alone; use .*"reference"'):
+    with pytest.raises(NotImplementedError, match=r'"cudnn" has only first derivatives; use .*"reference"'):
         jax.grad(lambda xs: jnp.sum(slope(xs) ** 2))(xs)
 
 
