@@ -12,6 +12,7 @@ import utilsforecast.losses
 
 from experiments import forecasting
 from experiments.datasets.series_files import calendar_features
+from experiments.datasets.series_readers import SETS
 from experiments.datasets.series_sets import SeriesSet
 from experiments.tasks.forecasting.baselines import LinearForecaster, last_value, seasonal_naive
 from experiments.tasks.forecasting.run_forecaster import RunForecaster
@@ -280,6 +281,12 @@ def test_counts_are_not_below_zero():
     config = dataclasses.replace(configured(), head="negative_binomial")
     with pytest.raises(ValueError, match=r"from 0 up, got -3 in step 12 .* of series 'a'"):
         Forecasting(config, series)
+
+
+@pytest.mark.parametrize("name", forecasting.PRESETS)
+def test_presets_smooth_the_season_of_their_set(name):
+    config = forecasting.PRESETS[name]
+    assert config.model.season_length in (0, SETS[config.data.name].season_length)
 
 
 def test_a_season_is_smoothed():
