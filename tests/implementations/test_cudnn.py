@@ -192,13 +192,13 @@ REFUSED = {
     "mask": (CELL, {"mask": np.ones((5, 3), bool)}, "no gaps, which a mask may have: give lengths instead"),
     "resets": (CELL, {"resets": np.zeros((5, 3), bool)}, "cannot reset states within a row"),
     "segments": (CELL, {"segment_ids": np.ones((5, 3), int)}, "cannot reset states within a row"),
-    "states": (CELL, {"return_states": True}, "gives the final cell state alone"),
-    "gates": (CELL, {"return_states": "gates"}, "gives the final cell state alone"),
+    "states": (CELL, {"return_states": True}, "returns only the final cell state"),
+    "gates": (CELL, {"return_states": "gates"}, "returns only the final cell state"),
     "remat": (CELL, {"remat": "gates"}, "cannot recompute gates"),
     "mixed stack": (lstmx.Stack((CELL, lstmx.GRU(4))), {}, "runs LSTMs, and this is a GRU"),
     "stack of bfloat16": (stacked(lstmx.LSTM(4, dtype=jnp.bfloat16), 2), {}, "computes in float32"),
     "stack with a mask": (stacked(CELL, 2), {"mask": np.ones((5, 3), bool)}, "give lengths instead"),
-    "stack with states": (stacked(CELL, 2), {"return_states": True}, "gives the final cell state alone"),
+    "stack with states": (stacked(CELL, 2), {"return_states": True}, "returns only the final cell state"),
     "both with resets": (lstmx.Bidirectional(CELL), {"resets": np.zeros((5, 3), bool)}, "cannot make states"),
 }
 
