@@ -189,7 +189,7 @@ REFUSED = {
     "heads": (lstmx.LSTM(4, num_heads=2), {}, "runs LSTMs without options, and this is .*num_heads=2"),
     "regularized": (lstmx.Regularized(CELL, recurrent_dropout=0.5), {}, "runs LSTMs, and this is"),
     "bfloat16": (lstmx.LSTM(4, dtype=jnp.bfloat16), {}, "computes in float32, not in bfloat16"),
-    "mask": (CELL, {"mask": np.ones((5, 3), bool)}, "no gaps, which a mask may have: give lengths instead"),
+    "mask": (CELL, {"mask": np.ones((5, 3), bool)}, "no gaps, which a mask may have: pass lengths instead"),
     "resets": (CELL, {"resets": np.zeros((5, 3), bool)}, "cannot reset states within a row"),
     "segments": (CELL, {"segment_ids": np.ones((5, 3), int)}, "cannot reset states within a row"),
     "states": (CELL, {"return_states": True}, "returns only the final cell state"),
@@ -197,9 +197,9 @@ REFUSED = {
     "remat": (CELL, {"remat": "gates"}, "cannot recompute gates"),
     "mixed stack": (lstmx.Stack((CELL, lstmx.GRU(4))), {}, "runs LSTMs, and this is a GRU"),
     "stack of bfloat16": (stacked(lstmx.LSTM(4, dtype=jnp.bfloat16), 2), {}, "computes in float32"),
-    "stack with a mask": (stacked(CELL, 2), {"mask": np.ones((5, 3), bool)}, "give lengths instead"),
+    "stack with a mask": (stacked(CELL, 2), {"mask": np.ones((5, 3), bool)}, "pass lengths instead"),
     "stack with states": (stacked(CELL, 2), {"return_states": True}, "returns only the final cell state"),
-    "both with resets": (lstmx.Bidirectional(CELL), {"resets": np.zeros((5, 3), bool)}, "cannot make states"),
+    "both with resets": (lstmx.Bidirectional(CELL), {"resets": np.zeros((5, 3), bool)}, "cannot reset states"),
 }
 
 
