@@ -109,9 +109,7 @@ def test_the_first_commands_run_as_printed(tmp_path):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in (f"{train} --preset tiny", shell[1].replace("500", "5")):
         command = command.replace("runs/first", str(tmp_path / "first"))
-        done = subprocess.run(
-            command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert not re.search("Warning|Traceback", done.stderr), done.stderr
     assert done.stdout.startswith("The statement")
