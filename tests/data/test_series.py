@@ -1,4 +1,4 @@
-"""Panels and their windows against loops over steps."""
+"""Panels and their windows compared with loops over steps."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def random_panel(seed, *, lengths=(7, 0, 3, 12), columns=(2, 1, 2, 3)):
 
 
 def value_at(panel, values, series, step):
-    """The row of a step and which of it is known, step by step."""
+    """The values of steps and which of them exist, step by step."""
     start, stop = panel.starts[series], panel.starts[series + 1]
     if step < 0 or start + step >= stop:
         return np.zeros(values.shape[1]), np.zeros(values.shape[1], bool)

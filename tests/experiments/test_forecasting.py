@@ -1,4 +1,4 @@
-"""Forecasting: scores and baselines against other systems and loops, and that the experiment learns."""
+"""Forecasting: scores and baselines compared with other systems and loops, and that the experiment learns."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def random_panel(lengths=(40, 31), missing=0.0):
 
 
 def test_scores_are_those_of_utilsforecast():
-    """One window of each series, as that library has it."""
+    """One window of each series, in the format of that library."""
     panel, levels = random_panel(), (0.1, 0.5, 0.9)
     windows, of = SeriesWindows(panel, 5, 6), (np.array([0, 1]), np.array([34, 25]))
     chance = np.random.default_rng(1)
@@ -86,7 +86,7 @@ def test_skill_is_uncertain_as_far_as_groups_are_few():
     draws = chance.integers(40, size=(4000, 40))
     several = 1 - ours[draws].sum(axis=1) / naive[draws].sum(axis=1)
     assert (low, high) == pytest.approx(np.quantile(several, (0.025, 0.975)), abs=0.02)
-    # Copies of the same errors make nothing more certain.
+    # Copies of the same errors do not narrow the interval.
     twice = (np.repeat(each, 2) for each in (ours, naive, np.arange(40)))
     assert skill(*twice) == pytest.approx((found, low, high))
 
@@ -138,7 +138,7 @@ def test_the_divided_linear_forecast_knows_no_units():
 
 
 def waves(length=240, count=3, **options):
-    """Waves of 12 steps, of different sizes, that only their history tells apart."""
+    """Waves of 12 steps, of different sizes, that only differ in their history."""
     chance = np.random.default_rng(0)
     steps = np.arange(length)
     series = [10**n * (3 + np.sin(2 * np.pi * (steps + n) / 12)) for n in range(count)]
@@ -158,7 +158,7 @@ def configured(**options):
 
 @pytest.mark.parametrize("decoder", ["direct", "recurrent"])
 def test_it_learns_waves(decoder, tmp_path):
-    """The season that the simple forecasts are told is wrong, so that they are no match."""
+    """The baselines get a wrong season length, so the model should beat them clearly."""
     base = forecasting.PRESETS["tiny"]
     steps = 150 if decoder == "direct" else 250
     config = configured(
@@ -211,7 +211,7 @@ def test_sets_that_are_standardized_are_scored_so():
 
 
 def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path):
-    """Some of its series, in another order, each as the run knows it."""
+    """Some of its series, in another order."""
     series = waves(standardized=True)
     config = configured(head="gaussian")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, know_series=True))
@@ -243,7 +243,7 @@ def test_a_run_on_a_standardized_set_forecasts_in_the_units_of_the_file(tmp_path
 
 
 def test_what_is_seen_in_logarithms_is_scored_in_the_units_of_the_data(tmp_path):
-    """The same as that of the logarithms, turned back."""
+    """Equal to the forecast of the logarithms, transformed back."""
     series = waves()
     logs = series._replace(panel=dataclasses.replace(series.panel, targets=np.log(series.panel.targets)))
     plain = configured()
@@ -299,7 +299,7 @@ def test_a_season_is_smoothed():
 
 
 def test_cuts_elsewhere(tmp_path):
-    """The former part to choose by is a test of what is trained on all that was before."""
+    """The former validation part becomes the test part of a model trained on all steps before it."""
     series = waves()
     earlier = series.cut(back=40, until="test")
     stops = earlier.train_stop, earlier.validation_stop, earlier.test_stop
@@ -318,7 +318,7 @@ def test_cuts_elsewhere(tmp_path):
 
 
 def test_a_multivariate_model_reads_all_series_together(tmp_path):
-    """What is told of a series is what the model says of the window of all, in the units of the file."""
+    """The forecast of a series is that of the multivariate window, in the units of the file."""
     config = configured(head="gaussian")
     model = dataclasses.replace(config.model, multivariate=True, scaler_type="standard")
     config = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, log=True))
@@ -366,7 +366,7 @@ def test_a_multivariate_model_reads_all_series_together(tmp_path):
 
 
 def test_a_run_on_a_named_set_completes_the_covariates_of_a_file(tmp_path):
-    """What it says of a series that was cut off is what the task says at that step."""
+    """The forecast of a series that was cut off is that of the task at that step."""
     series = waves()
     start = np.datetime64("2020-01-01T14", "s")
     times = start + 1800 * np.arange(240).astype("timedelta64[s]")

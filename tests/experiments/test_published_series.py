@@ -1,4 +1,4 @@
-"""Sets of time series as published: their sizes, their cuts and the errors of naive forecasts on them."""
+"""Published sets of time series: their sizes, their splits and the errors of naive forecasts on them."""
 
 import pathlib
 import warnings
@@ -18,7 +18,7 @@ def needs(folder):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A set of the published files, and what was warned of."""
+    """A set of the published files, and the warnings."""
     root = tmp_path_factory.mktemp("series")
 
     def real(name):
@@ -30,7 +30,7 @@ def real(tmp_path_factory):
 
 
 def repeat_errors(found):
-    """MSE and MAE of the last value over all windows of the test, after standardizing each series."""
+    """MSE and MAE of the last value over all test windows, after standardizing each series."""
     values = found.panel.targets.reshape(len(found.ids), -1)
     train, begin, end = (int(stops[0]) for stops in found[8:11])
     known = values[:, :train]

@@ -1,4 +1,4 @@
-"""Sets of time series: what is read from which files, where they are cut, and what is said of bad ones."""
+"""Sets of time series: files, values, splits, and the messages for invalid files."""
 
 import doctest
 import gzip

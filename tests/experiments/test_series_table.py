@@ -1,4 +1,4 @@
-"""Tables of one's own: what is read of a CSV file, and where its series are cut."""
+"""Your own tables: reading CSV files, and the splits of their series."""
 
 import lzma
 

@@ -1,4 +1,4 @@
-"""Closing times are noticed, and gaps by chance are not."""
+"""Closing times are detected, and random gaps are not taken for them."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""Data frames to panels and back, against loops over rows; and what is refused, and in which words."""
+"""Data frames to panels and back, compared with loops over rows; and the messages for invalid frames."""
 
 import datetime
 import decimal
@@ -41,7 +41,7 @@ FREQS = {
 
 
 def later(start, freq, steps):
-    """The time some steps after another, by adding one step at a time."""
+    """The time a number of steps after another, by adding one step at a time."""
     if isinstance(freq, int):
         return start + freq * steps
     time, offset = pd.Timestamp(start), pd.tseries.frequencies.to_offset(freq)
@@ -51,7 +51,7 @@ def later(start, freq, steps):
 
 
 def ragged(freq, seed=0, missing=0.1):
-    """Rows of three series that begin and end at their own times, lack some steps, and are in any order."""
+    """Shuffled rows of three series with their own starts and ends, and with missing steps."""
     chance = np.random.default_rng(seed)
     rows = []
     for name, first, length in (("b", 0, 30), ("a", 4, 25), ("c", 2, 9)):

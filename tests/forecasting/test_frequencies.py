@@ -1,4 +1,4 @@
-"""Which frequency a frame has, when that cannot be told, and what hours and days are in a time zone."""
+"""Inferred frequencies, when they cannot be inferred, and hours and days in a time zone."""
 
 import datetime
 

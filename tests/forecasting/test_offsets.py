@@ -1,4 +1,4 @@
-"""Offsets of pandas with all that they carry: calendars, holidays, business hours, parts."""
+"""Offsets of pandas with their calendars, holidays, business hours and parts."""
 
 import datetime
 import json

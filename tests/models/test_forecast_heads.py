@@ -1,4 +1,4 @@
-"""The heads of a forecaster against SciPy, loops and their own samples."""
+"""The heads of forecasters compared with SciPy, loops and their own samples."""
 
 import inspect
 import itertools
@@ -38,12 +38,12 @@ families = pytest.mark.parametrize("name", ["gaussian", "student_t", "negative_b
 
 
 def run(function, *args):
-    """What a function returns, compiled, as NumPy arrays."""
+    """The result of a compiled function as NumPy arrays."""
     return jax.tree.map(np.asarray, jax.jit(function)(*args))
 
 
 def quantiles_of(head, distribution, levels):
-    """Those of SciPy are not compiled."""
+    """Quantiles, uncompiled where SciPy computes them."""
     if isinstance(head, StudentT | NegativeBinomial):
         return head.quantiles(distribution, levels)
     return run(lambda d: head.quantiles(d, levels), distribution)
@@ -117,7 +117,7 @@ def nats_of_counts(mu, alpha, y):
 
 
 def test_counts_keep_their_digits_in_float32():
-    """Where the textbook's formula has none left: nearly Poisson counts."""
+    """Where the textbook formula loses all digits: nearly Poisson counts."""
     alpha, mu, ratio = np.meshgrid([1e-6, 1e-3, 1.0, 100.0], [0.01, 3.0, 500.0], [0, 0.9, 1, 1.3])
     y = np.round(ratio * mu)
     mu, alpha = np.float32(mu), np.float32(alpha)
@@ -192,7 +192,7 @@ def test_quantiles_never_cross(loc):
 
 
 def test_the_loss_of_many_quantiles_is_the_crps():
-    """Of the standard normal distribution it is known: Gneiting & Raftery 2007."""
+    """It is known for the standard normal distribution: Gneiting & Raftery 2007."""
     levels, y, normal = np.arange(1, 200) / 200, np.array([-2.0, 0.0, 0.3, 3.0]), stats.norm
     crps = y * (2 * normal.cdf(y) - 1) + 2 * normal.pdf(y) - 1 / np.sqrt(np.pi)
     found = run(Quantiles(levels).loss, np.float32([normal.ppf(levels)] * 4), y)

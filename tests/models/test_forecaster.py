@@ -1,4 +1,4 @@
-"""The forecasters against loops over steps, and against what must hold of every forecast."""
+"""The forecasters compared with loops over steps, and invariants of forecasts."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ PLAIN = {"input_size": L, "horizon": H, "targets": 2, "hidden_size": 6}
 def make(kind, **options):
     model = kind(rngs=nnx.Rngs(params=1), **{"head": Gaussian(), **PLAIN, **options})
     model.eval()
-    # So that no bias and no learnt scale is nothing.
+    # So that biases and learnt scales are not trivial.
     chance = np.random.default_rng(3)
     graph, params = nnx.split(model)
     shaken = jax.tree.map(lambda leaf: leaf + chance.normal(0, 0.2, leaf.shape).astype(np.float32), params)
@@ -63,14 +63,14 @@ def affine(linear, x):
 
 
 def scaled(history, exists):
-    """Mean and deviation of what exists of one series, a column each."""
+    """Mean and deviation of the existing values of one series, per column."""
     found = [column[known] for column, known in zip(history.T, exists.T, strict=True)]
     mean = np.array([values.mean() if len(values) else 0 for values in found])
     return mean, np.array([values.std() if len(values) and values.std() else 1 for values in found])
 
 
 def recurrent(model, inputs, passed_over):
-    """Outputs step by step, zero where a step is passed over."""
+    """Outputs step by step, zero where a step is skipped."""
     state, ys = model.recurrent.initial_state(), []
     for x, over in zip(inputs, passed_over, strict=True):
         if over:
@@ -162,7 +162,7 @@ def test_recurrent_is_the_loop(lags):
 
 @pytest.mark.parametrize(("season_length", "lags"), [(0, ()), (3, ()), (0, (2, 3)), (3, (3, 11))])
 def test_paths_go_on_from_what_was_drawn(season_length, lags):
-    """Read as if they had come true, forecasts without chance are forecast again."""
+    """Deterministic forecasts, read as if they were the true values, are forecast again."""
     model = make(
         RecurrentForecaster, head=Point(), season_length=season_length, lags=lags, dropout_rate=0.3, **COUNTS
     )
@@ -331,7 +331,7 @@ def test_arguments_out_of_range_are_refused(kind, options, message):
         ({"missing": None}, "missing must be True or False, got None"),
     ],
 )
-def test_types_of_the_direct_forecaster_alone(options, message):
+def test_argument_types_of_the_direct_forecaster(options, message):
     with pytest.raises(TypeError, match=message):
         make(DirectForecaster, **options)
 
@@ -351,7 +351,7 @@ def test_shrunk_forecasts_lie_between_those_of_the_network_and_the_level(head):
     np.testing.assert_array_equal(found[..., 1:], raw[..., 1:])
     means = [head.mean(model(HISTORY)) for model in (whole, shrunk)]
     np.testing.assert_allclose(means[1], 0.7 * means[0] + 0.3 * HISTORY[:, -1:], rtol=1e-4)
-    # Training goes on as without: what is shrunk would be learnt back.
+    # Training is not shrunk: the network would learn to undo it.
     seen = shrunk.raw(HISTORY, deterministic=False, rngs=nnx.Rngs(dropout=0))[0]
     np.testing.assert_allclose(seen, raw, rtol=1e-4, atol=1e-5)
 

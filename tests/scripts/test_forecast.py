@@ -1,4 +1,4 @@
-"""A forecaster from a table to forecasts, by the commands that a person would use."""
+"""From a table to forecasts, by the commands of a user."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from lstmx.training import cli
 
 
 def sales(length=120):
-    """Two shops with a week each, of which the second sells ten times as much."""
+    """Two shops with a weekly season; the second sells ten times as much."""
     days = pd.date_range("2024-01-01", periods=length)
     steps = np.arange(length)
     chance = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 
 def ahead():
-    """The table and the week after it, of which the holidays are known."""
+    """The table and the week after it, with known holidays."""
     week = sales(127).groupby("shop").tail(7).assign(sold=np.nan)
     return pd.concat([sales(), week])
 
