@@ -1,4 +1,4 @@
-"""Pictures of a run, where matplotlib is installed."""
+"""Pictures of a run, if matplotlib is installed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def draw_curves(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def new_figure(width: float, height: float):
-    """An empty figure, its size in inches; None where matplotlib is missing."""
+    """An empty figure, its size in inches; None if matplotlib is not installed."""
     try:
         # Not pyplot: it would look for a display.
         from matplotlib.figure import Figure

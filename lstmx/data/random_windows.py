@@ -30,7 +30,7 @@ class RandomWindowStreams:
       window: the usual length, at least 1.
       seed: a non-negative integer.
       spread: standard deviation of the length.
-      multiple: what lengths are multiples of, at least 1.
+      multiple: lengths are multiples of this, at least 1.
       steps_per_epoch: batches of the first epoch; another may have a few more or less.
 
     Raises:

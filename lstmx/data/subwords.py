@@ -1,4 +1,4 @@
-"""Byte-pair encoding: frequent words are one token, rare ones several, and no text is unknown."""
+"""Byte-pair encoding: frequent words are one token, rare ones several, and every text can be encoded."""
 
 import functools
 import json
@@ -21,12 +21,12 @@ class Subwords:
     """A vocabulary of byte sequences, learnt from a text, and text to ids and back.
 
     Text is cut into words, numbers and punctuation, each with the space before it, and those into the longest
-    pieces that were learnt. All 256 bytes are pieces, so that any text can be written and `decode` gives it
-    back (but for white space at its ends). Ids 0, 1, ... are the special tokens; no text is encoded as one,
-    and `decode` leaves them out.
+    pieces that were learnt. All 256 bytes are pieces, so any text can be encoded, and `decode` restores
+    it (except for white space at its ends). Ids 0, 1, ... are the special tokens; no text is encoded as one,
+    and `decode` omits them.
 
     Args:
-      tokenizer: of the library `tokenizers`; `train` and `from_json` make it.
+      tokenizer: a tokenizer of the library `tokenizers`, as made by `train` and `from_json`.
 
     Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword units", 2016; of
     bytes: Radford et al., "Language models are unsupervised multitask learners", 2019.
@@ -40,7 +40,7 @@ class Subwords:
     """
 
     def __init__(self, tokenizer: "Tokenizer"):
-        # A special token that stands in a text is text.
+        # The name of a special token in a text is ordinary text.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
 

@@ -42,7 +42,7 @@ def averaged(
 
     Args:
         inner: the transformation; it is not changed by the average.
-        patience: averaging begins when a validation loss is above the lowest of those that came before the
+        patience: averaging begins when a validation loss is above the lowest of those before the
             last `patience` ones; None to begin with the first step.
         horizon: steps after which a parameter's weight in the mean falls as `exp(-steps / horizon)`, about;
             at least 1, infinite for equal weights.

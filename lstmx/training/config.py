@@ -69,7 +69,7 @@ def config_from_dict(cls: type[Config], values: Mapping[str, Any], prefix: str =
     Args:
         cls: the dataclass.
         values: its fields.
-        prefix: what to put before the names of fields in messages.
+        prefix: prefix of the names of fields in messages.
 
     Returns:
         An instance of cls.

@@ -1,4 +1,4 @@
-"""The state of a training and the one compiled function that advances it."""
+"""The state of a training, and the compiled function that advances it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TrainState(NamedTuple):
-    """All that the next step depends on; with the config it determines the rest of the run, bit for bit.
+    """Everything that the next step depends on; with the config it determines the rest of the run.
 
     Attributes:
         step: updates made so far, int32; also the position in the data.
@@ -37,7 +37,7 @@ class Keys(NamedTuple):
 
 
 def make_keys(seed: int) -> Keys:
-    """The keys of a seed; steps and samples fold their step into theirs.
+    """The keys of a seed; steps and samples fold in their step.
 
     Example:
         >>> make_keys(0).step == make_keys(0).step, make_keys(0).step == make_keys(1).step

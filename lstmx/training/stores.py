@@ -18,7 +18,7 @@ from lstmx.training.task import PyTree
 
 
 class Store(Protocol):
-    """What the loop needs of a place for its results."""
+    """A place for the results of the loop."""
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ class FolderStore:
         """Names the last checkpoint."""
         saved = saved_steps(self.run.folder)
         last = f"the last checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        return f"\nnothing of it was saved; {last}. The same run would meet the same numbers again"
+        return f"\nnothing of it was saved; {last}. The same run would fail at the same step again"
 
 
 @dataclass

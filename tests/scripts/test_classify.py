@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     with contextlib.redirect_stdout(printed):
         assert cli.main(experiments.load, [], [str(word) for word in command]) == 0
     assert "parameters" in printed.getvalue().split("step 5/60")[0]
-    assert "taken for" in printed.getvalue()
+    assert ", predicted " in printed.getvalue()
     return folder / "run"
 
 

@@ -1,21 +1,21 @@
-"""Logistic regression on words and pairs of words, the baseline that a classifier of texts stands beside."""
+"""Logistic regression on words and pairs of words: the baseline of text classifiers."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.tasks.classification.text_encoding import split_text
 
-# Inverse strengths of the penalty, of which the validation split chooses one.
+# Inverse strengths of the penalty; one is chosen on the validation split.
 _STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 class Baseline(NamedTuple):
-    """What the baseline predicts.
+    """The predictions of the baseline.
 
     Attributes:
       predictions: a label for each text.
-      strength: the inverse strength of the penalty (scikit-learn's C) that did best on validation.
-      features: how many words and pairs it knows.
+      strength: the inverse strength of the penalty (scikit-learn's C) chosen on the validation split.
+      features: number of words and pairs.
     """
 
     predictions: list[str]
@@ -27,7 +27,7 @@ def bigram_baseline(examples: Mapping[str, Sequence[tuple[str, str]]], split: st
     """Trains logistic regression on which words and pairs of words occur, and predicts a split.
 
     Args:
-      examples: (text, label) pairs by split; those of "validation", if there are any, choose the penalty.
+      examples: (text, label) pairs by split; the penalty is chosen on "validation", if there is one.
       split: what to predict.
 
     Returns:
@@ -46,7 +46,7 @@ def bigram_baseline(examples: Mapping[str, Sequence[tuple[str, str]]], split: st
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    # A pair that occurs once teaches a large corpus nothing, and there are millions of them.
+    # In a large corpus, pairs that occur once are useless, and there are millions of them.
     rare = 2 if len(examples["train"]) > 10_000 else 1
     vectorizer = CountVectorizer(
         tokenizer=split_text, token_pattern=None, ngram_range=(1, 2), binary=True, min_df=rare

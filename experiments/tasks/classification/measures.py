@@ -4,7 +4,7 @@ import numpy as np
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, count: int) -> np.ndarray:
-    """How often each class (rows) was taken for each (columns).
+    """Counts of true classes (rows) and predictions (columns).
 
     Example:
       >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)

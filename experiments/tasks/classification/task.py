@@ -28,15 +28,15 @@ _UNITS = {"word": "words", "character": "characters", "bpe": "subwords"}
 
 
 class Verdict(NamedTuple):
-    """What a model says of a text.
+    """The prediction for a text.
 
     Attributes:
       label: the likeliest class.
       probabilities: of each class, by its name.
       tokens: the tokens that were read.
-      saliency: how much each of them speaks for the label (negative: against it), in log-odds; None if it was
+      saliency: contribution of each of them to the label (negative: against it), in log-odds; None if it was
         not requested.
-      left_out: how many tokens more the text has than the limit.
+      left_out: number of tokens of the text beyond the limit.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 class TextClassification(ModuleTask):
-    """The task (see `lstmx.training.Task`), and verdicts on texts by its model."""
+    """The task (see `lstmx.training.Task`), and predictions by its model."""
 
     unit = "texts"
 
@@ -106,11 +106,11 @@ class TextClassification(ModuleTask):
         )
 
     def init(self, key):
-        """Parameters; nothing is carried from batch to batch."""
+        """The parameters; there is no recurrent state."""
         return nnx.to_pure_dict(nnx.state(self.build(key))), ()
 
     def batch(self, step: int):
-        """Texts of like length and their labels; or, while words are learned, candidates of their words."""
+        """Texts of similar length and their labels; or, in pretraining, candidates for their tokens."""
         batch = self._batches[step]
         return self._words.batch(step, batch) if step < self.config.pretraining.steps else batch
 
@@ -119,7 +119,7 @@ class TextClassification(ModuleTask):
         return {"tokens": tokens, "lengths": lengths, "labels": self._labels[split][batch.rows]}
 
     def loss(self, params, carry, batch, key):
-        """Mean negative log-likelihood of a label, in nats; and the share that is right.
+        """Mean negative log-likelihood of a label, in nats; and the accuracy.
 
         With adversarial training it is the mean of that of the embeddings and that of embeddings changed for
         the worse (Miyato, Dai & Goodfellow 2017). While words are learned it is that of a word.
@@ -139,7 +139,7 @@ class TextClassification(ModuleTask):
         xs = model.vectors(batch["tokens"])
         nats, right = nats_of(model, xs)
         if self.config.adversarial:
-            # Nothing is differentiated twice: what makes the change is constant to the outer gradient.
+            # Nothing is differentiated twice: the change is a constant for the outer gradient.
             fixed, at = jax.lax.stop_gradient((params, xs))
             uphill = jax.grad(lambda xs: nats_of(self.model(fixed), xs)[0])(at)
             worse, _ = nats_of(
@@ -188,18 +188,18 @@ class TextClassification(ModuleTask):
         return jax.jit(explain)
 
     def classify(self, params, texts: Sequence[str], *, explain: bool = True) -> list[Verdict]:
-        """Verdicts on texts.
+        """Classifies texts.
 
         Args:
           params: the parameters.
           texts: any texts; only a limited number of tokens is read, see `DataConfig`.
-          explain: whether the saliency of the tokens is wanted; it takes most of the time.
+          explain: whether to compute the saliency of the tokens, which takes most of the time.
 
         Returns:
           A verdict for each.
 
         Raises:
-          ValueError: if a text has no tokens, or has too many and such are refused.
+          ValueError: if a text has no tokens, or too many where that is refused.
         """
         for text in texts:
             self.check(text)
@@ -241,17 +241,17 @@ class TextClassification(ModuleTask):
         return encoded
 
     def _read(self, tokens):
-        """What is read of a text."""
+        """The part of a text that is read."""
         limit = self.config.data.limit
         return tokens[-limit:] if self.config.data.keep == "last" else tokens[:limit]
 
     def confusion(self, params, split: str) -> np.ndarray:
-        """How often each class of a split (rows) was taken for each (columns)."""
+        """The confusion matrix of a split: counts of true classes (rows) and predictions (columns)."""
         predicted = self.log_probabilities(params, split).argmax(axis=1)
         return confusion_matrix(self.labels(split), predicted, len(self.classes))
 
     def draw(self, params, folder: Path) -> list[Path]:
-        """Draws the curves of a run and its confusion matrix, where matplotlib is installed."""
+        """Draws the curves of a run and its confusion matrix, if matplotlib is installed."""
         split = "validation" if "validation" in self.splits else "train"
         return report.draw(self.confusion(params, split), self.classes, split, folder)
 
@@ -260,13 +260,13 @@ class TextClassification(ModuleTask):
         return report.report(self.confusion(params, split), self.classes, self.examples, split, folder)
 
     def display(self, metrics):
-        """Loss and accuracy of the batch; while words are learned, the loss of a word."""
+        """Loss and accuracy of the batch; in pretraining, the loss per token."""
         if "accuracy" not in metrics:
             return {"nats per word": metrics["loss"]}
         return {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
 
     def sample(self, params, key) -> str:
-        """Three texts of the validation split, what they are and what they are taken for."""
+        """Three texts of the validation split, with their labels and predictions."""
         split = "validation" if "validation" in self.splits else "train"
         some = self.examples[split]
         rows = jax.random.choice(key, len(some), (min(3, len(some)),), replace=False)
@@ -274,12 +274,12 @@ class TextClassification(ModuleTask):
         encoded = [self._read(ids) for ids in self._encode([text for text, _ in chosen])]
         logp = self._log_probabilities(params, encoded, roomy=True)
         return "\n".join(
-            f"{label}, taken for {self.classes[p.argmax()]} ({np.exp(p.max()):.0%}): {_short(text)}"
+            f"{label}, predicted {self.classes[p.argmax()]} ({np.exp(p.max()):.0%}): {_short(text)}"
             for (text, label), p in zip(chosen, logp, strict=True)
         )
 
     def assets(self) -> dict[str, str]:
-        """What a run keeps to classify without the data, and to notice that the data have changed."""
+        """Vocabulary and classes, to classify without the data, and digests, to notice changed data."""
         texts = {
             split: {"texts": len(some), "sha256": hashlib.sha256(json.dumps(some).encode()).hexdigest()}
             for split, some in self.examples.items()
@@ -291,7 +291,7 @@ class TextClassification(ModuleTask):
         }
 
     def describe(self) -> str:
-        """The texts and the model, in a line each."""
+        """The texts and the model, one line each."""
         sizes = ", ".join(f"{split} {len(some):,}" for split, some in self.examples.items())
         data, model, buckets = self.config.data, self.config.model, self.buckets
         layers = f"{model.num_layers} x {'bidirectional ' if model.bidirectional else ''}{model.cell}"
@@ -305,7 +305,7 @@ class TextClassification(ModuleTask):
         ]
         if self.config.pretraining.steps:
             lines.append(
-                f"the first {self.config.pretraining.steps:,} steps: words, from those on either side"
+                f"the first {self.config.pretraining.steps:,} steps: pretraining as a language model"
             )
         if any(self._longer.values()):
             counts = ", ".join(f"{split} {count:,}" for split, count in self._longer.items())

@@ -1,4 +1,4 @@
-"""Training of a classifier's network as a language model, before it learns any class (Dai & Le 2015)."""
+"""Pretraining of a classifier's network as a language model (Dai & Le 2015)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,7 +28,7 @@ class WordPrediction:
         self._reached, self._candidates, self._seed = np.cumsum(shares), candidates, seed
 
     def batch(self, step: int, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A batch to predict the tokens of, made of one of texts and labels."""
+        """A batch for token prediction, made of a batch of texts and labels."""
         drawn = np.random.default_rng([self._seed, step]).random(self._candidates)
         candidates = np.minimum(np.searchsorted(self._reached, drawn), len(self._reached) - 1)
         return {

@@ -66,8 +66,8 @@ def evaluate_dynamically(
       tokens: the ids of the text.
       segment: tokens that are predicted, then learnt from.
       rate: the learning rate.
-      decay: how fast the parameters return to those given.
-      epsilon: keeps the division by a small scale finite.
+      decay: how fast the parameters return to the given ones.
+      epsilon: avoids division by a small scale.
       statistics_batches: number of training batches that the scale is measured on; None for one epoch.
 
     Returns:

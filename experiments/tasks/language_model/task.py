@@ -158,12 +158,12 @@ class LanguageModelTask(ModuleTask):
         return prompt + "".join(self.generate(params, prompt, length=length, key=key, temperature=0.8))
 
     def draw(self, params, folder: Path) -> list[Path]:
-        """Draws the curves of a run, where matplotlib is installed."""
+        """Draws the curves of a run, if matplotlib is installed."""
         curves = draw_curves(folder, tuple(self.units.measures(0.0)))
         return [] if curves is None else [curves]
 
     def assets(self) -> dict[str, str]:
-        """What a run keeps to generate without the text, and to notice that the text has changed."""
+        """The vocabulary, to generate without the text, and digests, to notice a changed text."""
         texts = {
             split: {"characters": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
             for split, text in self._texts.items()
@@ -174,7 +174,7 @@ class LanguageModelTask(ModuleTask):
         }
 
     def describe(self) -> str:
-        """The text and the model, in a line each."""
+        """The text and the model, one line each."""
         sizes = ", ".join(f"{split} {self.tokens(split).size:,}" for split in self.splits)
         if self.units.excluded:
             shares = [np.isin(self.tokens(split), self.units.excluded).mean() for split in self.splits]

@@ -23,8 +23,8 @@ from lstmx.data import LengthBuckets, Subwords, padded
 from lstmx.models import Seq2Seq, beam_search
 from lstmx.training import VALIDATION, ModuleTask
 
-# Sentences are translated in widths that are multiples of this: few shapes, and no sentence depends on those
-# beside it.
+# Sentences are padded to multiples of this for translation: few shapes, and no sentence depends on the others
+# in its batch.
 _WIDTH = 16
 
 
@@ -45,7 +45,7 @@ def learn_vocabularies(data, pairs: Sequence[tuple[str, str]]) -> Vocabularies:
 
 
 def read_vocabularies(assets: Mapping[str, str]) -> Vocabularies:
-    """The vocabularies that a run keeps."""
+    """The vocabularies of a run, from its assets."""
     missing = {"source.json", "target.json"} - set(assets)
     if missing:
         raise ValueError(f"the run's assets lack {', '.join(sorted(missing))}: it cannot translate")
@@ -89,7 +89,7 @@ class Translation(ModuleTask):
         return self._batches[step]
 
     def _encoded(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pairs as ids, each closed by the end's token, and cut or refused if they are too long."""
+        """Pairs as ids, each with an end token, and cut or refused if they are too long."""
         longest = self.config.data.max_length
         encoded = [
             vocabulary.encode_all(texts)
@@ -138,7 +138,7 @@ class Translation(ModuleTask):
         return ((1 - share) * nats + share * smooth) / count, (carry, {"nats": nats / count})
 
     def _nats(self, params, batch, rngs=None):
-        """Negative log-likelihoods, summed: of the targets, of all pieces on average; and how many."""
+        """Sums of negative log-likelihoods: of targets, and averaged over all pieces; and their number."""
         logits = self.model(params)(
             batch["source"], batch["lengths"], batch["before"], deterministic=rngs is None, rngs=rngs
         )
@@ -209,7 +209,7 @@ class Translation(ModuleTask):
         beam_size: int | None = None,
         length_penalty: float | None = None,
     ) -> list[TranslationResult]:
-        """Translates sentences; each as if it were the only one.
+        """Translates sentences, independently of each other.
 
         Args:
             params: the parameters.
@@ -250,7 +250,7 @@ class Translation(ModuleTask):
         return [results[at] for at in range(len(sentences))]
 
     def check(self, sentence: str) -> None:
-        """Raises ValueError if a sentence cannot be translated: empty, or too long where that is refused."""
+        """Raises ValueError if a sentence is empty, or too long where that is refused."""
         if not sentence.strip():
             raise ValueError("there is nothing to translate")
         data = self.config.data
@@ -260,7 +260,7 @@ class Translation(ModuleTask):
                 raise ValueError(f"too long: {count} pieces, at most {data.max_length} are read")
 
     def _prepared(self, sentence: str) -> str:
-        """A sentence as those of the training data are read."""
+        """A sentence, normalized like the training data."""
         sentence = unicodedata.normalize("NFC", sentence).strip()
         return sentence.lower() if self.config.data.lower_case else sentence
 
@@ -311,7 +311,7 @@ class Translation(ModuleTask):
         Args:
             params: the parameters.
             split: the split.
-            folder: the run; pictures of the training and of where the decoder looked go to `plots` in it,
+            folder: the run; pictures of the training and of the attention go to its folder `plots`,
                 where matplotlib is installed.
 
         Returns:
@@ -323,7 +323,7 @@ class Translation(ModuleTask):
         return "\n".join(lines), {f"{name} signature": text for name, text in signatures.items()}
 
     def assets(self) -> dict[str, str]:
-        """What a run keeps to translate without its data, and to notice that they have changed."""
+        """Vocabularies, to translate without the data, and digests, to notice changed data."""
         digests = {
             split: {"pairs": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()}
             for split, pairs in self._pairs.items()
@@ -335,7 +335,7 @@ class Translation(ModuleTask):
         }
 
     def describe(self) -> str:
-        """The pairs, the model and the scores, in a line each."""
+        """The pairs, the model and the scores, one line each."""
         data, model = self.config.data, self.config.model
         sizes = ", ".join(f"{split} {len(pairs):,}" for split, pairs in self._pairs.items())
         source, target = map(len, self.vocabularies)
@@ -348,7 +348,7 @@ class Translation(ModuleTask):
             f"{len(self._buckets.shapes)} shapes, {self._buckets.padding:.0%} padding\n"
             f"model: {model.encoder_layers} + {model.decoder_layers} x {model.cell} of {model.hidden_size} "
             f"units, {model.attention} attention, {base.count(self.model_shapes):,} parameters\n"
-            f"scores: {scores or 'none, for sacrebleu is not installed'}"
+            f"scores: {scores or 'none, as sacrebleu is not installed'}"
         )
 
 
