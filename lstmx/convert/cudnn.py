@@ -1,6 +1,6 @@
 """The packed weights of `jax.experimental.rnn`, which are those of cuDNN's LSTM.
 
-Their order is known to `lstmx.implementations.cudnn` alone. Of the two biases only the sum matters: it is
+Their order is known to `lstmx.implementations.cudnn` only. Of the two biases only the sum matters: it is
 read, and (bias, 0) is written.
 """
 
@@ -33,7 +33,7 @@ def from_blob(
       `(net, params)`: a Stack of LSTM or of Bidirectional.
 
     Raises:
-      ValueError: if the vector has not the length that the sizes demand.
+      ValueError: if the length of the vector does not match the sizes.
 
     Example:
       >>> import jax
@@ -61,8 +61,8 @@ def to_blob(net: Stack | Bidirectional | Cell, params: PyTree) -> jax.Array:
       A vector, as `jax.experimental.rnn.lstm` takes it.
 
     Raises:
-      ValueError: if `jax.experimental.rnn` has no place for an option, naming it; if the layers are not all
-        alike; if a parameter is missing, mis-shaped or one too many.
+      ValueError: if `jax.experimental.rnn` cannot express an option, which is named; if the layers are not
+        all alike; if a parameter is missing, has a wrong shape or is unexpected.
       TypeError: if a cell is no LSTM.
 
     Example:

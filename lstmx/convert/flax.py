@@ -1,8 +1,8 @@
 """Weights of Flax's cells, those of nnx and of linen.
 
-linen keeps the kernels of each gate by themselves, and so does nnx in its LSTMCell; in all other cells nnx
-has two kernels for all gates, `dense_i` and `dense_h`. The bias stands with the recurrent kernel in an LSTM
-and with the input kernel elsewhere; a second bias, inside of a GRU's or MGU's reset, is there in linen alone
+linen stores the kernels of each gate separately, and so does nnx in its LSTMCell; in all other cells nnx
+has two kernels for all gates, `dense_i` and `dense_h`. The bias belongs to the recurrent kernel in an LSTM
+and with the input kernel elsewhere; a second bias, inside of a GRU's or MGU's reset, exists only in linen
 (`hn`).
 """
 
@@ -60,16 +60,16 @@ def from_nnx(
 
     Args:
       state: `nnx.state(cell, nnx.Param)`, as it is or as a pure dictionary.
-      gate_activation: `gate_fn` of the cell, which its state does not tell; see `lstmx.cells.activations`.
+      gate_activation: `gate_fn` of the cell, which its state does not contain; see `lstmx.cells.activations`.
       activation: its `activation_fn`.
       residual: that of a SimpleCell.
 
     Returns:
-      `(cell, params)`: an LSTM, GRU or Elman. The GRU's second bias, which nnx has not, is zero.
+      `(cell, params)`: an LSTM, GRU or Elman. The GRU's second bias, which nnx does not have, is zero.
 
     Raises:
-      ValueError: if a tensor is missing, mis-shaped or one too many; if `residual` is true, since no cell of
-        ours is that.
+      ValueError: if a tensor is missing, has a wrong shape or is unexpected; if `residual` is true, which no
+        cell here supports.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,7 +95,7 @@ def from_nnx(
 
 
 def to_nnx(cell: Cell, params: Params, *, optimized: bool = False) -> dict[str, dict[str, jax.Array]]:
-    """The state of the nnx cell that computes what a cell does.
+    """The state of the nnx cell that is equivalent to a cell.
 
     Args:
       cell: an LSTM, GRU or Elman.
@@ -107,8 +107,8 @@ def to_nnx(cell: Cell, params: Params, *, optimized: bool = False) -> dict[str, 
       state, then `nnx.update(cell, state)`. The two biases of a GRU's gates are added up.
 
     Raises:
-      ValueError: if the nnx cell has no place for an option, naming it, or for the second bias of a GRU's
-        candidate where that is not zero; if a parameter is missing, mis-shaped or one too many.
+      ValueError: if the nnx cell cannot express an option, which is named, or for the second bias of a GRU's
+        candidate where that is not zero; if a parameter is missing, has a wrong shape or is unexpected.
       TypeError: if nnx has no such cell.
 
     Example:
@@ -136,7 +136,8 @@ def from_linen(
 
     Args:
       params: `variables["params"]` of the cell.
-      gate_activation: `gate_fn` of the cell, which its parameters do not tell; see `lstmx.cells.activations`.
+      gate_activation: `gate_fn` of the cell, which its parameters do not contain; see
+        `lstmx.cells.activations`.
       activation: its `activation_fn`.
       residual: that of a SimpleCell.
 
@@ -144,8 +145,8 @@ def from_linen(
       `(cell, params)`: an LSTM, GRU, MGU or Elman. The GRU's second bias is zero but for its last third.
 
     Raises:
-      ValueError: if a tensor is missing, mis-shaped or one too many; if `residual` is true, since no cell of
-        ours is that.
+      ValueError: if a tensor is missing, has a wrong shape or is unexpected; if `residual` is true, which no
+        cell here supports.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,7 +166,7 @@ def from_linen(
 
 
 def to_linen(cell: Cell, params: Params) -> dict[str, dict[str, jax.Array]]:
-    """The parameters of the linen cell that computes what a cell does; can be traced.
+    """The parameters of the linen cell that is equivalent to a cell; can be traced.
 
     Args:
       cell: an LSTM (LSTMCell and OptimizedLSTMCell have the same parameters), GRU, MGU or Elman.
@@ -175,8 +176,8 @@ def to_linen(cell: Cell, params: Params) -> dict[str, dict[str, jax.Array]]:
       `variables["params"]` of the linen cell. The two biases of a GRU's gates are added up.
 
     Raises:
-      ValueError: if the linen cell has no place for an option, naming it; if a parameter is missing,
-        mis-shaped or one too many.
+      ValueError: if the linen cell cannot express an option, which is named; if a parameter is missing,
+        has a wrong shape or is unexpected.
       TypeError: if linen has no such cell.
 
     Example:
@@ -191,7 +192,7 @@ def to_linen(cell: Cell, params: Params) -> dict[str, dict[str, jax.Array]]:
 
 def _cell(kind, tensors, names: Names, source: str, gate_activation, activation, residual: bool) -> Cell:
     if residual:
-        raise ValueError("residual=True: there is no cell here that adds its state before the activation")
+        raise ValueError("residual=True: no cell here adds its state before the activation")
     width = shape_of(tensors, f"{names[0][0]}/kernel", "D gates*H" if len(names) == 1 else "D H", source)[1]
     units = width * len(names) // _GATES[kind]
     if kind is Elman:

@@ -33,7 +33,7 @@ def from_params(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cel
 
     Args:
       params: what `init` of the transformed function returns.
-      name: of the core's module, as in `"lstm"` or `"agent/~/lstm"`; all other modules are passed over.
+      name: of the core's module, as in `"lstm"` or `"agent/~/lstm"`; all other modules are ignored.
 
     Returns:
       `(cell, params)`: LSTM, GRU with `reset_after=False`, or Elman with the activation relu. The forget
@@ -41,7 +41,7 @@ def from_params(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cel
       matters, the sum is taken.
 
     Raises:
-      ValueError: if there is no such module; if a tensor is missing, mis-shaped or one too many.
+      ValueError: if there is no such module; if a tensor is missing, has a wrong shape or is unexpected.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,7 +66,7 @@ def from_params(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cel
 def to_params(
     cell: Cell, params: Params, name: str, *, double_bias: bool = True
 ) -> dict[str, dict[str, jax.Array]]:
-    """The parameters of the haiku core that computes what a cell does; can be traced.
+    """The parameters of the haiku core that is equivalent to a cell; can be traced.
 
     Args:
       cell: an LSTM, a GRU with `reset_after=False`, or an Elman with the activation relu, all with biases.
@@ -78,8 +78,8 @@ def to_params(
       A dictionary of modules, as `apply` takes it. The forget gate's bias is ours minus 1, rounded once.
 
     Raises:
-      ValueError: if the core has no place for an option, naming it; if a parameter is missing, mis-shaped or
-        one too many.
+      ValueError: if the core cannot express an option, which is named; if a parameter is missing, has a
+        wrong shape or is unexpected.
       TypeError: if haiku has no such core.
 
     Example:
@@ -127,7 +127,7 @@ def _read_gru(tensors: Mapping[str, Any], source: str) -> tuple[GRU, Params]:
     features, width = shape_of(tensors, "w_i", "D 3H", source)[0], 3 * units
     shapes = {"w_i": (features, width), "w_h": (units, width), "b": (width,)}
     tensors = checked(tensors, shapes, source)
-    kernel, recurrent, bias = (_turned(tensors[leaf], (1, 0, 2), negated=1) for leaf in shapes)
+    kernel, recurrent, bias = (_reordered(tensors[leaf], (1, 0, 2), negated=1) for leaf in shapes)
     gates, candidate = jnp.split(recurrent, [2 * units], axis=1)
     params = Params({"kernel": kernel, "bias": bias}, {"kernel": gates}, {"kernel": candidate})
     return GRU(units, reset_after=False), params
@@ -136,7 +136,7 @@ def _read_gru(tensors: Mapping[str, Any], source: str) -> tuple[GRU, Params]:
 def _write_gru(params: Params) -> dict[str, jax.Array]:
     recurrent = jnp.concatenate([params.recurrent["kernel"], params.update["kernel"]], axis=1)
     arrays = {"w_i": params.input["kernel"], "w_h": recurrent, "b": params.input["bias"]}
-    return {leaf: _turned(array, (1, 0, 2), negated=0) for leaf, array in arrays.items()}
+    return {leaf: _reordered(array, (1, 0, 2), negated=0) for leaf, array in arrays.items()}
 
 
 def _read_rnn(tensors: Mapping[str, Any], source: str) -> tuple[Elman, Params]:
@@ -157,7 +157,7 @@ def _forget_gate(bias: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.array([0, 1, 0, 0], bias.dtype), bias.shape[0] // 4)
 
 
-def _turned(array: jax.Array, order: tuple[int, ...], negated: int) -> jax.Array:
+def _reordered(array: jax.Array, order: tuple[int, ...], negated: int) -> jax.Array:
     """The gates in another order, the one that then stands at `negated` with the other sign."""
     gates = jnp.split(reordered(array, order), len(order), axis=-1)
     gates[negated] = -gates[negated]

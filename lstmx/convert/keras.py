@@ -1,6 +1,6 @@
 """Weights of the recurrent layers of Keras 3.
 
-The gates of Keras's LSTM stand in the order of ours, those of its GRU in the order update, reset, candidate;
+The gates of Keras's LSTM have the same order as here, those of its GRU the order update, reset, candidate;
 the two biases of a GRU with `reset_after` are the rows of one array.
 """
 
@@ -59,24 +59,24 @@ def from_weights(
 ) -> tuple[Cell | Bidirectional | Stack, PyTree]:
     """The cell or network of a recurrent layer of Keras 3, and its parameters; can be traced.
 
-    What a layer returns, and in which order it reads, is asked of `lstmx.scan` and no part of a cell
-    (`return_sequences`, `return_state`, `stateful`, `unroll`); dropout, which acts in training alone,
-    initializers, regularizers and constraints are passed over.
+    What a layer returns, and in which order it reads, is an option of `lstmx.scan` and not part of a cell
+    (`return_sequences`, `return_state`, `stateful`, `unroll`); dropout, which acts only in training,
+    initializers, regularizers and constraints are ignored.
 
     Args:
       kind: the class of the layer or its name: LSTM, GRU, SimpleRNN or their cells, RNN or StackedRNNCells of
         such cells, ConvLSTM1D, 2D or 3D, Bidirectional of such layers.
       weights: `layer.get_weights()`.
-      config: `layer.get_config()`; what it lacks has Keras's default, `units` that which the weights tell.
-      spatial_shape: of the inputs of a ConvLSTM, whose config does not tell it.
+      config: `layer.get_config()`; missing entries have Keras's defaults, `units` follows from the weights.
+      spatial_shape: of the inputs of a ConvLSTM, which its config does not contain.
 
     Returns:
       `(net, params)`: a cell for a layer or cell of Keras, Bidirectional for Bidirectional, a Stack for
       StackedRNNCells. Parameters have the types of the weights.
 
     Raises:
-      ValueError: if the number of the weights or a shape is not what the config demands; if an activation or
-        an option has no equal here.
+      ValueError: if the number of the weights or a shape does not match the config; if an activation or
+        an option has no equivalent here.
 
     Example:
       >>> import numpy as np
@@ -105,8 +105,8 @@ def to_weights(net: Cell | Bidirectional | Stack, params: PyTree) -> list[jax.Ar
       Arrays of jax in the order of `layer.get_weights()`, for `layer.set_weights`.
 
     Raises:
-      ValueError: if the layer has no place for an option, naming it; if a parameter is missing, mis-shaped or
-        one too many.
+      ValueError: if the layer cannot express an option, which is named; if a parameter is missing, has a
+        wrong shape or is unexpected.
       TypeError: if Keras has no such cell.
 
     Example:
@@ -123,7 +123,7 @@ def to_weights(net: Cell | Bidirectional | Stack, params: PyTree) -> list[jax.Ar
 
 
 def to_config(net: Cell | Bidirectional | Stack) -> dict[str, Any]:
-    """The Keras layer that computes what a network does, in Keras's serialized form.
+    """The Keras layer that is equivalent to a network, in Keras's serialized form.
 
     `keras.layers.deserialize` makes the layer of it. The layer returns sequences.
 
@@ -134,7 +134,7 @@ def to_config(net: Cell | Bidirectional | Stack) -> dict[str, Any]:
       A dictionary of `class_name`, `config` and so on: `from_weights` reads back the two and `to_weights`.
 
     Raises:
-      ValueError: if the layer has no place for an option, naming it.
+      ValueError: if the layer cannot express an option, which is named.
       TypeError: if Keras has no such cell.
 
     Example:

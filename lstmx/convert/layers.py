@@ -1,7 +1,7 @@
 """Layers and directions as torch and cuDNN have them: `weight_ih_l0`, `weight_hh_l1_reverse` and so on.
 
-Kernels are [out, in], gates in the order of ours. There are two biases; where only their sum matters (LSTM,
-RNN) it is their sum that is read, and (bias, 0) that is written.
+Kernels are [out, in], with the gates in the same order as here. There are two biases; where only their sum
+matters (LSTM, RNN) it is their sum that is read, and (bias, 0) that is written.
 """
 
 import dataclasses
@@ -71,8 +71,8 @@ def to_tensors(
       options: what it can express, as for `tensors.require_expressible`.
 
     Raises:
-      ValueError: if the target has no place for an option; if the layers are not all alike; if a parameter is
-        missing, mis-shaped or one too many.
+      ValueError: if the target cannot express an option; if the layers are not all equal; if a parameter is
+        missing, has a wrong shape or is unexpected.
       TypeError: if the target has no such cell.
     """
     found = list(_cells(net, params, target))
@@ -83,7 +83,7 @@ def to_tensors(
         if type(cell) is not type(first) or any(
             getattr(cell, name, None) != getattr(first, name, None) for name in _COMMON
         ):
-            raise ValueError(f"{target} has layers that are all alike; {suffix} is {cell}, l0 is {first}")
+            raise ValueError(f"{target} has equal layers only; {suffix} is {cell}, l0 is {first}")
         require_params(cell, p)
         tensors |= {f"{name}_{suffix}": tensor for name, tensor in _to_tensors(cell, p).items()}
     bidirectional = "weight_ih_l0_reverse" in tensors
@@ -130,7 +130,7 @@ def _cells(
         raise ValueError(f"{target} cannot express connections={net.connections!r} of Stack")
     bidirectional = {isinstance(layer, Bidirectional) for layer in layers}
     if len(bidirectional) == 2:
-        raise ValueError(f"{target} has layers that are all alike; some of these are bidirectional")
+        raise ValueError(f"{target} has equal layers only; some of these are bidirectional")
     for k, (layer, p) in enumerate(zip(layers, params, strict=True)):
         if not isinstance(layer, Bidirectional):
             yield f"l{k}", layer, p

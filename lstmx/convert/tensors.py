@@ -1,4 +1,4 @@
-"""What the converters share: named tensors of the right shapes, gates in another order, refusals."""
+"""Shared by the converters: tensors by name with their shapes, reordered gates, refusals."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ _NOT_IN_WEIGHTS |= {"kernel_init", "recurrent_init", "bias_init"}
 
 
 def as_array(tensor: Any) -> jax.Array:
-    """A tensor of whatever framework as a jax array of its own type (float64 needs x64, as always in JAX).
+    """A tensor of any framework as a jax array of its own type (float64 needs x64, as always in JAX).
 
     Example:
       >>> as_array([1.0, 2.0])
@@ -41,7 +41,7 @@ def checked(
       source: what holds them, for messages.
 
     Raises:
-      ValueError: if one is missing, mis-shaped or one too many.
+      ValueError: if one is missing, has a wrong shape or is unexpected.
       TypeError: if one is not of a floating type.
 
     Example:
@@ -115,7 +115,7 @@ def reordered(array: jax.Array, order: Sequence[int]) -> jax.Array:
 def require_expressible(
     cell: Cell, target: str, options: Mapping[type, Collection[str] | Mapping[str, Collection | None]]
 ) -> None:
-    """Checks that a target has a place for all that a cell does.
+    """Checks that a target can express every option of a cell.
 
     Args:
       cell: the cell.

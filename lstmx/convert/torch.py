@@ -32,25 +32,25 @@ def from_state_dict(
 ) -> tuple[Stack, tuple]:
     """The network of a torch LSTM, GRU or RNN, and its parameters.
 
-    Which of them it is, its layers, directions, biases and `proj_size` follow from names and shapes. Of the
+    The kind of layer, its layers, directions, biases and `proj_size` follow from names and shapes. Of the
     two biases of an LSTM or RNN, of which only the sum matters, the sum is taken. Given arrays of jax it can
     be traced: gradients with respect to torch's tensors pass through it.
 
     Args:
       state_dict: of the layer, or of a module that has it: torch tensors or arrays, by name.
       prefix: what the names of the layer's tensors begin with, the dot included, as in `"encoder.rnn."`; all
-        other tensors are passed over.
-      nonlinearity: of an RNN, whose tensors do not tell it; None for tanh.
+        other tensors are ignored.
+      nonlinearity: of an RNN, which its tensors do not reveal; None for tanh.
       dropout_rate: of the network; `dropout` of torch's layer.
 
     Returns:
       `(net, params)`: a Stack, of one layer where torch's has one; where torch's is bidirectional, a Stack of
-      Bidirectional. Parameters have the types of the tensors (float64 with x64 alone, as always in JAX).
+      Bidirectional. Parameters have the types of the tensors (float64 only with x64, as always in JAX).
       `batch_first` is not carried over: `lstmx.scan` is time-major.
 
     Raises:
-      ValueError: if a tensor is missing, mis-shaped or one too many; if `nonlinearity` is given for another
-        layer than an RNN.
+      ValueError: if a tensor is missing, has a wrong shape or is unexpected; if `nonlinearity` is given for
+        another layer than an RNN.
 
     Example:
       >>> import numpy as np
@@ -73,7 +73,7 @@ def from_state_dict(
 def to_state_dict(
     net: Stack | Bidirectional | Cell, params: PyTree, prefix: str = ""
 ) -> dict[str, jax.Array]:
-    """The state dict of the torch layer that computes what a network does; can be traced.
+    """The state dict of the torch layer that is equivalent to a network; can be traced.
 
     Of the two biases of an LSTM or RNN the first is ours and the second zero.
 
@@ -88,8 +88,8 @@ def to_state_dict(
       `layer.load_state_dict({name: torch.from_dlpack(array) for name, array in state_dict.items()})`.
 
     Raises:
-      ValueError: if torch's layer has no place for an option, naming it; if the layers are not all alike; if
-        a parameter is missing, mis-shaped or one too many.
+      ValueError: if torch's layer cannot express an option, which is named; if the layers are not all equal;
+        if a parameter is missing, has a wrong shape or is unexpected.
       TypeError: if torch has no such cell.
 
     Example:

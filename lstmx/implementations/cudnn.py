@@ -135,7 +135,7 @@ def run(
 
     Raises:
       NotImplementedError: if there are resets or noise, or if states or recomputed gates are asked for.
-      ValueError: if a parameter is mis-shaped.
+      ValueError: if a parameter is of a wrong shape.
     """
     del fresh, unroll
     if not (sequence.resets is sequence.noise is locked is remat is None) or states:

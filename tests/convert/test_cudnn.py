@@ -111,7 +111,7 @@ INEXPRESSIBLE = {
     "bias": (lstmx.LSTM(4, use_bias=False), "jax.experimental.rnn cannot express use_bias=False of LSTM"),
     "projection": (lstmx.LSTM(4, projection_size=2), "cannot express projection_size=2 of LSTM"),
     "merge": (lstmx.Bidirectional(lstmx.LSTM(4), merge="mul"), "cannot express merge='mul' of Bidirectional"),
-    "unlike": (lstmx.Stack((lstmx.LSTM(4), lstmx.LSTM(5))), "has layers that are all alike"),
+    "unlike": (lstmx.Stack((lstmx.LSTM(4), lstmx.LSTM(5))), "has equal layers only"),
 }
 
 

@@ -178,7 +178,7 @@ def test_other_refusals():
         convert.to_nodes(stack, (params[0], params[0]))
     with pytest.raises(ValueError, match="at least one node"):
         convert.from_nodes([])
-    with pytest.raises(TypeError, match="takes what one node says, got a Stack"):
+    with pytest.raises(TypeError, match="takes a single node, got a Stack"):
         convert.run(convert.Recurrent(stack, (params[0], params[0])), jnp.zeros((1, 1, 3)))
     nodes = [random_node("RNN", {"direction": direction}, ("B",)) for direction in ("forward", "reverse")]
     with pytest.raises(

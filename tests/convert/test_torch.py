@@ -171,12 +171,12 @@ INEXPRESSIBLE = {
     ),
     "unlike": (
         lstmx.Stack((lstmx.LSTM(4), lstmx.LSTM(5))),
-        r"torch has layers that are all alike; l1 is LSTM\(hidden_size=5.*l0 is LSTM\(hidden_size=4",
+        r"torch has equal layers only; l1 is LSTM\(hidden_size=5.*l0 is LSTM\(hidden_size=4",
     ),
-    "kinds": (lstmx.Stack((lstmx.LSTM(4), lstmx.GRU(4))), "torch has layers that are all alike; l1 is GRU"),
+    "kinds": (lstmx.Stack((lstmx.LSTM(4), lstmx.GRU(4))), "torch has equal layers only; l1 is GRU"),
     "directions": (
         lstmx.Stack((lstmx.LSTM(4), lstmx.Bidirectional(lstmx.LSTM(4)))),
-        "torch has layers that are all alike; some of these are bidirectional",
+        "torch has equal layers only; some of these are bidirectional",
     ),
 }
 

@@ -199,7 +199,11 @@ REFUSED = {
     "stack of bfloat16": (stacked(lstmx.LSTM(4, dtype=jnp.bfloat16), 2), {}, "computes in float32"),
     "stack with a mask": (stacked(CELL, 2), {"mask": np.ones((5, 3), bool)}, "pass lengths instead"),
     "stack with states": (stacked(CELL, 2), {"return_states": True}, "returns only the final cell state"),
-    "both with resets": (lstmx.Bidirectional(CELL), {"resets": np.zeros((5, 3), bool)}, "cannot reset states"),
+    "both with resets": (
+        lstmx.Bidirectional(CELL),
+        {"resets": np.zeros((5, 3), bool)},
+        "cannot reset states",
+    ),
 }
 
 

@@ -1,13 +1,13 @@
 """ONNX's recurrent nodes, LSTM, GRU and RNN, as cells and networks, and back.
 
-A node is plain data here: its operator, its attributes and its tensors by the names of ONNX's inputs. Nothing
-but `from_model` and `to_model` needs the package onnx.
+A node is plain data here: its operator, its attributes and its tensors by the names of ONNX's inputs. Only
+`from_model` and `to_model` need the package onnx.
 
     recurrent = from_node("LSTM", {"direction": "bidirectional"}, {"W": W, "R": R, "B": B})
     Y, Y_h, Y_c = run(recurrent, X)
     op_type, attributes, tensors = to_node(*recurrent)
 
-Conventions that are not the same:
+Conventions that differ:
 
 * An RNN is an Elman. A GRU's `linear_before_reset=1` is `reset_after=True`.
 * Of the two biases of an LSTM, an RNN and a GRU with `linear_before_reset=0` only the sum matters: it is what
@@ -43,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 _OP_TYPES = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}
-# A node has one of each for both of its directions.
+# Both directions of a node share these.
 _SHARED = ("hidden_size", "gate_clip", "input_gate", "reset_after", "param_dtype")
 _OPTIONS = {
     kind: {*_SHARED, *onnx_attributes.ACTIVATIONS[op_type], "use_bias", "peephole", "num_heads"}
@@ -52,7 +52,7 @@ _OPTIONS = {
 
 
 class Recurrent(NamedTuple):
-    """What a node is in our terms: a network, its parameters, and what else the node says of its run."""
+    """A node as a network, its parameters and the options of its run."""
 
     network: Cell | Bidirectional | Stack
     params: PyTree
@@ -63,7 +63,7 @@ class Recurrent(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a node puts out: with layout 0 `Y [T, directions, B, H]`, `Y_h` and `Y_c` `[directions, B, H]`.
+    """The outputs of a node: with layout 0 `Y [T, directions, B, H]`, `Y_h` and `Y_c` `[directions, B, H]`.
 
     With layout 1 `Y` is `[B, T, directions, H]`, the others `[B, directions, H]`. Only an LSTM has `Y_c`.
     """
@@ -74,20 +74,20 @@ class Outputs(NamedTuple):
 
 
 def from_node(op_type: str, attributes: Mapping[str, Any], tensors: Mapping[str, Any]) -> Recurrent:
-    """A node in our terms.
+    """A node as a network with parameters.
 
     Args:
       op_type: `"LSTM"`, `"GRU"` or `"RNN"`.
       attributes: by name; strings may be bytes.
-      tensors: those of ONNX's inputs that are there, by name: `W`, `R`, `B`, `sequence_lens`, `initial_h`,
-        `initial_c`, `P`. Not `X`.
+      tensors: the inputs of the ONNX node that are present, by name: `W`, `R`, `B`, `sequence_lens`,
+        `initial_h`, `initial_c`, `P`. Not `X`.
 
     Returns:
-      A cell or, of a bidirectional node, Bidirectional, with all that the node says; see `run`.
+      A cell or, of a bidirectional node, Bidirectional, with the options of the node; see `run`.
 
     Raises:
       ValueError: naming an attribute that is not supported and its value, or a tensor that is missing,
-        mis-shaped or unknown.
+        has a wrong shape or is unknown.
       TypeError: naming a tensor whose type does not fit.
 
     Example:
@@ -120,7 +120,7 @@ def to_node(
 ) -> Node:
     """A cell, or the cells of a Bidirectional, as a node; the inverse of `from_node`.
 
-    A node says nothing of compute types. Block-diagonal kernels are written as dense ones.
+    A node does not record compute types. Block-diagonal kernels are written as dense ones.
 
     Args:
       network: an LSTM, GRU or Elman, or a Bidirectional of two of them that differ in activations, biases and
@@ -128,7 +128,7 @@ def to_node(
       params: its parameters.
       reverse: whether a cell is to read backwards.
       layout: 1 for batch-major inputs, outputs and states of the node.
-      initial_state: written into the node, leaves `[B, H]`; needed if the cell's initial state is learnt.
+      initial_state: written into the node, leaves `[B, H]`; required if the cell's initial state is learned.
       lengths: written into the node, `[B]`.
 
     Returns:
@@ -214,8 +214,8 @@ def to_nodes(
 ) -> list[Node]:
     """A network as one node for each layer; the arguments are those of `to_node`.
 
-    A node's outputs `[T, directions, B, H]` have to be made the next one's inputs `[T, B, directions * H]`:
-    `to_model` does it. Dropout is not written.
+    The outputs `[T, directions, B, H]` of a node have to be reshaped to the inputs `[T, B, directions * H]`
+    of the next one, as `to_model` does. Dropout is not written.
 
     Example:
       >>> from lstmx.cells import Params
@@ -257,7 +257,7 @@ def run(recurrent: Recurrent, X: ArrayLike, **options: Any) -> Outputs:
     """
     network, params, reverse, layout, initial_state, lengths = recurrent
     if isinstance(network, Stack):
-        raise TypeError("run takes what one node says, got a Stack, which lstmx.scan runs")
+        raise TypeError("run takes a single node, got a Stack; use lstmx.scan for it")
     X = jnp.asarray(X)
     X = X.swapaxes(0, 1) if layout else X
     final, ys = scan(network, params, X, initial_state, lengths=lengths, reverse=reverse, **options)

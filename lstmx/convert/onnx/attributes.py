@@ -1,4 +1,4 @@
-"""The attributes of ONNX's recurrent nodes, and the options of our cells that they say."""
+"""The attributes of ONNX's recurrent nodes, and the options of cells that they correspond to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ def read(op_type: str, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
     Args:
       op_type: of the node.
-      attributes: by name; strings may be bytes, and None is as good as absent.
+      attributes: by name; strings may be bytes, and None counts as absent.
 
     Returns:
       All of the operator's attributes, the absent ones with their defaults; and for each direction the
@@ -98,11 +98,11 @@ def read(op_type: str, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
 
 def write(op_type: str, cells: Sequence[Cell], direction: str, layout: int) -> dict[str, Any]:
-    """The attributes of a node; those with ONNX's defaults are left out, but for `hidden_size`.
+    """The attributes of a node; those with ONNX's defaults are omitted, except `hidden_size`.
 
     Args:
       op_type: of the node.
-      cells: one for each direction, alike in all but their activations.
+      cells: one for each direction, equal except for their activations.
       direction: the attribute.
       layout: the attribute.
 
@@ -170,7 +170,7 @@ def activations(names: Sequence[str], alpha: Sequence[float], beta: Sequence[flo
         found.append(_shortest((function.ours, *numbers)))
     for k, (attribute, rest) in enumerate(left.items()):
         taken = sum(len(function.defaults) > k for function in functions)
-        # Where nobody takes one, none can have been meant for another function.
+        # If no function takes one, the list must be empty.
         if rest and taken:
             raise ValueError(f"{attribute} has {taken + len(rest)} values, but {names} take {taken}")
     return found
@@ -213,7 +213,7 @@ def _text(value: Any) -> Any:
 
 
 def _written(option: str, activation: Activation) -> tuple[list[str], list[float], list[float]]:
-    """What a function adds to `activations`, `activation_alpha` and `activation_beta`."""
+    """The entries of a function in `activations`, `activation_alpha` and `activation_beta`."""
     ours, *numbers = _WRITTEN.get(activation) or _parts(activation)
     if ours not in _NAMES:
         raise ValueError(f"{option}={activation!r}: ONNX has no such function, only {', '.join(_FUNCTIONS)}")

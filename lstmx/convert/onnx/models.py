@@ -1,4 +1,4 @@
-"""Recurrent nodes in and out of ONNX's own containers; the only part that needs the package onnx."""
+"""Recurrent nodes from and to ONNX models; the only module that needs the package onnx."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -126,7 +126,7 @@ def _side_by_side(Y: str, x: str, batch_major: bool) -> list:
 
     if batch_major:
         return [helper.make_node("Reshape", [Y, "side_by_side"], [x])]
-    turned = f"{Y}_turned"
+    turned = f"{Y}_reordered"
     return [
         helper.make_node("Transpose", [Y], [turned], perm=[0, 2, 1, 3]),
         helper.make_node("Reshape", [turned, "side_by_side"], [x]),

@@ -1,7 +1,7 @@
 """The tensors of ONNX's recurrent nodes, and the parameters and states of our cells.
 
 ONNX stores kernels as [out, in], two biases of every gate, and the gates in the order i, o, f, c (LSTM) or
-z, r, h (GRU), where c is our g, z our update and h our n. Its peepholes stand in the order i, o, f.
+z, r, h (GRU), where c is our g, z our update and h our n. Its peepholes have the order i, o, f.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def read(
       All but `sequence_lens` as arrays, and `sequence_lens`.
 
     Raises:
-      ValueError: naming the tensor that is missing, mis-shaped or unknown.
+      ValueError: naming the tensor that is missing, has a wrong shape or is unknown.
       TypeError: naming the tensor whose type does not fit.
     """
     source, gates = f"the {op_type} node", {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
@@ -70,7 +70,7 @@ def read(
     if op_type == "LSTM":
         shapes |= {"initial_c": state, "P": (directions, 3 * H)}
     shapes = {name: shape for name, shape in shapes.items() if name in rest}
-    # NumPy from here on: one small program after another would cost jax a second for every new shape.
+    # NumPy from here on: compiling many small programs would cost jax a second for every new shape.
     arrays = {name: np.asarray(array) for name, array in checked(rest, shapes, source).items()}
     for name, array in arrays.items():
         if array.dtype != arrays["W"].dtype:
