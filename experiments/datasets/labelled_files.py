@@ -71,7 +71,7 @@ def find_files(
       The files.
 
     Raises:
-      FileNotFoundError: if there are none; says which are looked for, and where.
+      FileNotFoundError: if there are none; says which are expected, and where.
     """
     folders = [pathlib.Path(path).expanduser()] if path is not None else list(manual)
     if source == "file" and folders and folders[0].is_file():
@@ -110,7 +110,7 @@ def _wanted(source: Source, folders: list[pathlib.Path]) -> str:
 
 
 def _table_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The CSV, TSV or JSONL file of each split, if there is one for training."""
+    """The CSV, TSV or JSONL file of each split; none without one for training."""
     found = {}
     for split, names in _NAMES.items():
         files = (find_file(folder, name + suffix) for name in names for suffix in _FORMATS)
@@ -154,10 +154,10 @@ def read_files(source: Source, files: Files, shares: Sequence[float], seed: int)
       seed: of the division.
 
     Returns:
-      The examples of each split that has some.
+      The examples of each split that is not empty.
 
     Raises:
-      ValueError: if a file is not as it should be: not UTF-8, a column that is absent, a line that cannot be
+      ValueError: if a file is not valid: not UTF-8, a missing column, a line that cannot be
         read (with its number), no examples, one label only, a label that is only in another split than train.
 
     Warns:
@@ -209,7 +209,7 @@ def arranged(
 
 
 def _plain(text: str) -> str:
-    # The sentences and the phrases of SST come from tools that write brackets and slashes differently.
+    # The sentences and the phrases of SST come from tools that escape brackets and slashes differently.
     for written, plain in {"-lrb-": "(", "-rrb-": ")", "\\/": "/", "<br />": " "}.items():
         text = text.replace(written, plain)
     return text.strip()
@@ -274,7 +274,7 @@ def _read(
     whole = [row for row in rows if row.text and row.label]
     if skipped := len(rows) - len(whole):
         warnings.warn(
-            f"{path}: {skipped} of {len(rows)} lines have no text or no label: left out", stacklevel=2
+            f"{path}: {skipped} of {len(rows)} lines have no text or no label: skipped", stacklevel=2
         )
     if not whole:
         raise ValueError(f"{path} has no line with a text and a label")
@@ -310,7 +310,7 @@ def _json_lines(path: pathlib.Path, text: str, columns: tuple[str, str]) -> Iter
 def _table(
     path: pathlib.Path, text: str, columns: tuple[str, str], delimiter: str | None, *, tabs: bool
 ) -> Iterator[tuple[str, str]]:
-    # Texts in TSV files have quotation marks that quote nothing.
+    # In TSV files quotation marks are part of the text.
     style = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     delimiter = delimiter or ("\t" if tabs else text_delimiter(text, columns))
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style)
@@ -337,5 +337,5 @@ def _check_columns(path: pathlib.Path, columns: tuple[str, str], found: list[str
 
 
 def _lines(text: str) -> list[str]:
-    # Not splitlines: it breaks at signs that stand within texts.
+    # Not splitlines: it also breaks at other characters, which occur within texts.
     return text.removesuffix("\n").split("\n")

@@ -75,15 +75,15 @@ def load_labelled(
       columns: names of the columns of text and label.
       delimiter: that of CSV and TSV files, one character or `tab`; None to recognise it by the header.
       splits: shares of train, validation and test, for what does not come split.
-      split_seed: of that division.
+      split_seed: seed of that division.
       data_dir: where TFDS keeps its data sets; None for TFDS's own default.
 
     Returns:
-      The examples of `"train"`, `"validation"` and `"test"`, as far as there are any.
+      The examples of `"train"`, `"validation"` and `"test"` that are not empty.
 
     Raises:
-      FileNotFoundError: if there are no such files; says which are wanted, and where.
-      ValueError: if a file is not as it should be, see `read_files`.
+      FileNotFoundError: if there are no such files; says which are expected, and where.
+      ValueError: if a file is not valid, see `read_files`.
       PermissionError: if the data have to be prepared and data_dir cannot be written to.
       RuntimeError: if preparing fails, or if the prepared copy is damaged.
 
@@ -173,7 +173,7 @@ def made_up(count: int = 2000) -> Examples:
       count: number of distinct ones; an eighth each for validation and test.
 
     Returns:
-      The examples of the splits; always the same.
+      The examples of the splits, the same in every call.
 
     Example:
       >>> made_up()["train"][0]
@@ -215,7 +215,7 @@ def _load(config: LabelledTextConfig, data_dir: str | os.PathLike | None) -> Exa
 
 
 def _all(records: Sequence) -> Sequence:
-    # Twice as fast as one after the other.
+    # Twice as fast as reading them one by one.
     return records.__getitems__(range(len(records)))
 
 

@@ -64,15 +64,15 @@ def load_pairs(
     """Reads pairs of sentences through TFDS, preparing them the first time.
 
     Sentences are in Unicode's composed form (NFC), without white space at their ends. A pair with an empty
-    line is left out, and a warning says how many were.
+    line is skipped, with a warning that gives their number.
 
     Args:
       source: `"numerals"`, `"multi30k"` or `"files"`.
-      path: a folder, or with `target_path` a file in the source language, one sentence a line. It implies
+      path: a folder, or with `target_path` a file in the source language, one sentence per line. It implies
         `source="files"` unless the source is `"multi30k"`, whose folder it then is (by default
         `downloads/manual/multi30k` in `data_dir`).
       target_path: a file of the translations, line by line.
-      source_language: the language to translate from, as the files of a folder end.
+      source_language: the language to translate from: the ending of the files of a folder.
       target_language: the language to translate to.
       splits: with `target_path`, shares of training, validation and test.
       seed: with `target_path`, of the draw that divides the pairs.
@@ -133,7 +133,7 @@ def numerals(source_language: str = "en", target_language: str = "de") -> dict[s
         raise ImportError(
             "the source 'numerals' is generated with num2words: pip install num2words, or pass --data.path"
         ) from None
-    # As many of each length; drawn evenly, nearly all would have six digits.
+    # Equally many of each length; drawn uniformly, nearly all would have six digits.
     digits = np.random.default_rng(0).uniform(0, _NUMERALS_DIGITS, 4 * sum(_NUMERALS.values()))
     drawn = iter(dict.fromkeys((10**digits).astype(int).tolist()))
     pairs = {}
@@ -163,7 +163,7 @@ def read_pairs(source_path: pathlib.Path, target_path: pathlib.Path) -> Pairs:
     if len(pairs) < len(sources):
         warnings.warn(
             f"{len(sources) - len(pairs)} of {len(sources)} pairs of {source_path} and {target_path} are "
-            "left out: one of the lines is empty",
+            "skipped: one of the lines is empty",
             stacklevel=3,
         )
     strange = sum(max(map(len, pair)) > _STRANGE_RATIO * min(map(len, pair)) for pair in pairs)
@@ -224,7 +224,7 @@ def _read_folder(folder: pathlib.Path, source_language: str, target_language: st
 
 def _read_lines(path: pathlib.Path) -> list[str]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; pass a file with one sentence a line")
+        raise FileNotFoundError(f"{path} is not a file; pass a file with one sentence per line")
     content = read_utf8(path)
     # Only at line feeds: Unicode has further line ends, at which a text may be broken within a sentence.
     lines = content.removesuffix(b"\n").split(b"\n") if content else []

@@ -1,4 +1,4 @@
-"""Reading a data set of our own builders through its prepared copy, which is made the first time."""
+"""Reads data sets of the builders in this folder, preparing them the first time."""
 
 import contextlib
 import os
@@ -32,13 +32,13 @@ def load_prepared(
       builder_type: the builder.
       config: its configuration.
       data_dir: where TFDS keeps its data sets; None for TFDS's own default.
-      read: what to make of the records of each split; it raises `DamagedError` if they are not whole.
+      read: makes the result from the records of each split; raises `DamagedError` if they are damaged.
 
     Returns:
       What `read` returns.
 
     Raises:
-      RuntimeError: if the prepared copy is damaged, with the folder to delete; and what preparing raises.
+      RuntimeError: if the prepared copy is damaged, with the folder to delete; and the errors of preparing.
     """
     data_dir = None if data_dir is None else pathlib.Path(data_dir).expanduser()
     folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -53,7 +53,7 @@ def load_prepared(
 
 @contextlib.contextmanager
 def _damage_named(folder: pathlib.Path) -> Iterator[None]:
-    # What a garbled file raises depends on where: JSON, protobuf, array_record, UTF-8 or digest.
+    # The error of a damaged file depends on the place: JSON, protobuf, array_record, UTF-8 or digest.
     try:
         yield
     except PermissionError:

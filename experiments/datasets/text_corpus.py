@@ -35,7 +35,7 @@ TINY_SHAKESPEARE_URL = (
 TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 _FOLDER_SUFFIXES = (".txt", ".md", ".txt.gz")
-# Small enough that a record is read at once, large enough that a corpus is a few records.
+# Small enough to read a record at once, large enough for a corpus to be a few records.
 _CHARACTERS_PER_RECORD = 1 << 16
 
 
@@ -45,7 +45,7 @@ def load_text(
     splits: Sequence[float] = (90, 5, 5),
     data_dir: str | os.PathLike | None = None,
 ) -> dict[str, str]:
-    """Reads a text through TFDS, preparing it the first time, and checks that it is whole.
+    """Reads a text through TFDS, preparing it the first time, and verifies it.
 
     A split ends at character floor(cumulative fraction * N), computed exactly: 90/10/0 of tiny Shakespeare's
     1,115,394 characters trains on the first 1,003,854. The prepared copy is named after the SHA-256 of
@@ -56,12 +56,12 @@ def load_text(
       path: the text file (UTF-8, or that as .gz or .xz), or a folder: all its *.txt, *.md and *.txt.gz, also
         in folders below, in sorted order and joined by a newline. It implies `source="file"` unless the
         source is `"tiny_shakespeare"`, whose file it then is.
-      splits: fractions or percentages of train, validation and test; trailing ones may be left out. They are
+      splits: fractions or percentages of train, validation and test; trailing ones may be omitted. They are
         divided by their sum.
       data_dir: where TFDS keeps its data sets; None for TFDS's own default.
 
     Returns:
-      The text of `"train"`, `"validation"` and `"test"`, as far as they are not empty, in this order.
+      The text of `"train"`, `"validation"` and `"test"` that are not empty, in this order.
 
     Raises:
       FileNotFoundError: if `path` does not exist, or is a folder without texts.
@@ -98,7 +98,7 @@ def load_texts(
       The text of each split that is not empty, in the order of `SPLITS`.
 
     Raises:
-      RuntimeError: if the prepared copy is damaged; and what preparing raises, see `load_text`.
+      RuntimeError: if the prepared copy is damaged; and the errors of preparing, see `load_text`.
     """
 
     def read(records):
@@ -193,7 +193,7 @@ class TextCorpus(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="One text, split by position; the records of a split joined in order are the text.",
             features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
-            # By default TFDS orders records by a hash of their keys, and a text is its order.
+            # By default TFDS orders records by a hash of their keys, but a text depends on its order.
             disable_shuffling=True,
         )
 
@@ -295,7 +295,7 @@ def _exact_fractions(splits: Sequence[float]) -> tuple[fractions.Fraction, ...]:
         raise ValueError(f"{rule}, got {splits}")
     if splits[0] == 0:
         raise ValueError(f"{rule}, got {splits}: there would be nothing to train on")
-    # Through the decimal notation, so that 0.7 is 7/10 and no character moves by a rounding error.
+    # From the decimal notation: 0.7 is 7/10, so no cut moves by a rounding error.
     exact = [fractions.Fraction(str(part)) for part in splits]
     exact += [fractions.Fraction(0)] * (len(SPLITS) - len(exact))
     return tuple(part / sum(exact) for part in exact)

@@ -39,7 +39,7 @@ _NAMES = {
     "file": "{}.txt",
 }
 _UPSTREAM_SPLITS = dict(zip(SPLITS, ("train", "valid", "test"), strict=True))
-# Words of each split, line ends counted, as published (Mikolov et al. 2010; Merity et al. 2017).
+# Words of each split, including line ends, as published (Mikolov et al. 2010; Merity et al. 2017).
 _SIZES = {
     "ptb": {"train": 929_589, "validation": 73_760, "test": 82_430},
     "wikitext2": {"train": 2_088_628, "validation": 217_646, "test": 245_569},
@@ -67,11 +67,11 @@ def load_words(
       data_dir: where TFDS keeps its data sets; None for TFDS's own default.
 
     Returns:
-      The text of `"train"`, `"validation"` and `"test"`, as far as they are not empty.
+      The text of `"train"`, `"validation"` and `"test"` that are not empty.
 
     Raises:
-      FileNotFoundError: if a file is missing; names all that are, and where they belong.
-      ValueError: if the files are not those that the source names, and as `load_text`.
+      FileNotFoundError: if a file is missing; names all missing ones, and where to put them.
+      ValueError: if the files are not those of the source, and as `load_text`.
       ConnectionError, PermissionError, RuntimeError: as `load_text`.
 
     Example:
@@ -110,7 +110,7 @@ def tokenizer_of(source: Source, path: str | os.PathLike | None) -> Literal["spa
 
 
 def at_line_ends(texts: dict[str, str]) -> dict[str, str]:
-    """Moves each cut between splits on to the next line end, or to the next space where no line ends.
+    """Moves each cut between splits to the next line end, or to the next space if there is none.
 
     Example:
       >>> at_line_ends({"train": "to be or n", "test": "ot\\nto be"})

@@ -214,7 +214,7 @@ def test_a_delimiter_is_recognised_or_named(load, tmp_path):
 
 def test_lines_without_text_or_label_are_counted(load, tmp_path):
     write(tmp_path, {"a.csv": CSV + ",x\nbad,\n\n"})
-    with pytest.warns(UserWarning, match="3 of 43 lines have no text or no label: left out"):
+    with pytest.warns(UserWarning, match="3 of 43 lines have no text or no label: skipped"):
         assert len(load(path="a.csv", splits=(100,))["train"]) == 40
 
 

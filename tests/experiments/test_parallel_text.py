@@ -113,7 +113,7 @@ def test_empty_lines_are_left_out_and_counted(folder, load):
     lines = (folder / "train.de").read_text().split("\n")
     lines[3], lines[7] = "", "  "
     (folder / "train.de").write_text("\n".join(lines))
-    with pytest.warns(UserWarning, match=r"2 of 20 pairs of .*train.de and .*train.en are left out"):
+    with pytest.warns(UserWarning, match=r"2 of 20 pairs of .*train.de and .*train.en are skipped"):
         pairs = load(folder)["train"]
     assert len(pairs) == 18
     assert all(a.split()[2:] == b.split()[2:] for a, b in pairs)
