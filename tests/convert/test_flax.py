@@ -226,7 +226,7 @@ def test_options_without_an_equal(convert):
     if convert is from_nnx:
         simple = {f"dense_{side}": leaves for side, leaves in simple.items()}
     assert convert(simple)[0] == lstmx.Elman(4)
-    with pytest.raises(ValueError, match="residual=True: there is no cell here that adds its state"):
+    with pytest.raises(ValueError, match="residual=True: no cell here adds its state"):
         convert(simple, residual=True)
     with pytest.raises(ValueError, match="gate_activation='relu': a SimpleCell has no gates"):
         convert(simple, gate_activation="relu")
