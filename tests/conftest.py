@@ -1,6 +1,7 @@
 """What all tests share: the import path, and double precision on request."""
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,14 @@ os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
 # A new shape is a new compilation: the time of an example says nothing.
 hypothesis.settings.register_profile("lstmx", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("lstmx")
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, even in processes started in the background, which ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

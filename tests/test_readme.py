@@ -121,6 +121,7 @@ def test_all_pages_are_listed():
     assert all((ROOT / link).is_file() for link in re.findall(r"\]\(([^)#]+)", README))
 
 
+@pytest.mark.full
 def test_its_code_runs(tmp_path, monkeypatch):
     model, functional, forecasting = blocks("python")
     names = {"lstmx": lstmx, "jax": jax}

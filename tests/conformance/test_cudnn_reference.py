@@ -77,7 +77,7 @@ def results_of_both(*, layers, bidirectional, lengths, features, units):
     return evaluate(ours), evaluate(theirs)
 
 
-@pytest.mark.cross_section(2)
+@pytest.mark.full
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_lstm_ref(case):

@@ -36,6 +36,7 @@ def test_candidates_occur_as_often_as_in_the_texts():
     assert (words.batch(6, {"tokens": 1, "lengths": 2})["candidates"] != again).any()
 
 
+@pytest.mark.full
 def test_words_are_learned_and_then_classes(task, tmp_path):
     result = train(
         task, tmp_path / "run", steps=60, optimizer=TINY.optimizer,

@@ -31,6 +31,7 @@ def interrupting(monkeypatch, at):
     monkeypatch.setattr(ForecastTask, "batch", batch)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_the_caller_and_leaves_what_was_fitted(monkeypatch):
     fitted, fresh = LSTMForecaster(h=3, **SMALL).fit(PLAIN), LSTMForecaster(h=3, **SMALL)
     expected = fitted.predict()

@@ -197,6 +197,7 @@ def test_the_same_seed_gives_the_same_forecasts(decoder):
     assert np.isfinite(first[["lstmx", "lstmx-lo-80", "lstmx-hi-80"]]).all(axis=None)
 
 
+@pytest.mark.full
 def test_several_members(tmp_path):
     df = frame().drop(columns="price")
     one, several = (LSTMForecaster(h=3, members=members, **SMALL).fit(df) for members in (1, 2))
@@ -207,6 +208,7 @@ def test_several_members(tmp_path):
     pd.testing.assert_frame_equal(LSTMForecaster.load(tmp_path).predict(level=[80]), found)
 
 
+@pytest.mark.full
 def test_lagged_values_are_read():
     """What each series repeats, no network of eight units keeps in mind."""
     days = pd.date_range("2024-01-01", periods=88, freq="D")

@@ -72,6 +72,7 @@ def test_no_steps():
     assert oracles.relative_error(got, gradients(cell, (params, xs, state), implementation="reference")) == 0
 
 
+@pytest.mark.full
 @settings(max_examples=15)
 @given(data=st.data())
 def test_any_shape_length_mask_and_reset(data):

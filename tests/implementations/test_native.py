@@ -92,6 +92,7 @@ def test_sizes_that_are_treated_apart(name, sizes):
     assert_exact(cell, case, mask=mask, resets=resets)
 
 
+@pytest.mark.full
 @compiled
 @settings(max_examples=5, derandomize=True)
 @given(

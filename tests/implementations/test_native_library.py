@@ -234,6 +234,7 @@ print(library._compiled())
 """
 
 
+@pytest.mark.full
 def test_two_processes_at_once_compile_once(cache, tmp_path):
     path, runs = compiler(tmp_path, "sleep 1", 'echo compiled > "$out"')
     environment = {**os.environ, "CXX": str(path)}

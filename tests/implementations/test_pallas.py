@@ -114,6 +114,7 @@ def test_no_less_exact_than_the_reference():
     assert np.mean(errors("pallas")) < 1.25 * np.mean(errors("reference"))
 
 
+@pytest.mark.full
 def test_long_memory():
     """A forget gate of 0.999, which bfloat16 rounds to 1, over 60 steps."""
     params, xs, state = arrays(16, 1, 60)

@@ -34,6 +34,8 @@ from scripts.benchmarks.problems import Shape  # noqa: E402
 from scripts.benchmarks.tables import Row, Section  # noqa: E402
 from scripts.benchmarks.timing import Ratio, Rival  # noqa: E402
 
+pytestmark = pytest.mark.full
+
 SHAPE = Shape(2, 5, 3, 4)
 LENGTHS = np.array([2, 5], np.int32)
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}

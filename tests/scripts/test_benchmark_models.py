@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lstmx.models import DirectForecaster, LanguageModel, Point
 from scripts.benchmarks import forecasters, models, rivals
 
+pytestmark = pytest.mark.full
+
 
 def torch_rivals():
     pytest.importorskip("torch", reason="torch is a rival")

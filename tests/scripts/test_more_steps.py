@@ -111,6 +111,7 @@ def test_weights_of_another_run(tmp_path, capsys):
     assert "linear.kernel: float32[4,3] in the checkpoint, float32[5,3] in the model" in error
 
 
+@pytest.mark.full
 def test_killed_before_its_first_checkpoint_it_starts_from_the_same_weights(tmp_path, monkeypatch):
     source, folder = tmp_path / "source", tmp_path / "run"
     assert call(TOY, "--workdir", source, "--steps", 5) == 0

@@ -47,6 +47,7 @@ def test_perplexity_as_it_is_and_as_it_adapts(run):
     assert "words, checkpoint of step 20" in done.stdout
 
 
+@pytest.mark.full
 def test_a_file_of_ones_own_and_words_without_the_text(run):
     text = run.parent / "text.txt"
     other = run.parent / "other.txt"

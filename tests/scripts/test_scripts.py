@@ -78,6 +78,7 @@ def test_evaluate(run):
     assert json.loads(again.stdout.splitlines()[-1])["loss"] == pytest.approx(best)
 
 
+@pytest.mark.full
 def test_a_run_without_validation_is_evaluated_on_test(text, tmp_path):
     folder = tmp_path / "run"
     options = ["--data.path", text, "--data.splits", "80", "0", "20"]

@@ -137,6 +137,7 @@ def test_killed_while_saving(tmp_path, finish, uninterrupted, moment):
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.full
 def test_killed_while_orbax_writes(tmp_path, finish):
     options = [
         "--features",
@@ -189,6 +190,7 @@ def test_an_interrupt_from_the_keyboard_has_its_own_code(tmp_path, monkeypatch, 
     assert checkpoints.saved_steps(tmp_path)[-1] == 7
 
 
+@pytest.mark.full
 def test_a_second_signal_ends_it_at_once(tmp_path):
     process = start(tmp_path / "run", "--pause", "20", "--steps", "3")
     while not (tmp_path / "run" / "config.json").exists():

@@ -92,6 +92,7 @@ def test_in_memory_it_leaves_disk_processes_and_signals_alone(monkeypatch):
     assert results[0].result.status == "finished"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_the_caller(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train_in_memory(Interrupted(toy.Config()), **OPTIONS)
