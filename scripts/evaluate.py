@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 import experiments
-from lstmx.training import check_assets, cli, restore_params, terminal
+from lstmx.training import HasReport, assets_of, check_assets, cli, restore_params, terminal
 from lstmx.training.progress import format_table
 
 
@@ -33,13 +33,13 @@ def evaluate(
     with terminal.clean_errors(debug):
         module, config = experiments.reopen(run)
         task = cli.make_run_task(module, config, run)
-        check_assets(run, task.assets() if hasattr(task, "assets") else {})
+        check_assets(run, assets_of(task))
         if split is None:
             split = next((name for name in ("validation", "test") if name in task.splits), "train")
         restored = restore_params(run, task, checkpoint)
         metrics = task.evaluate(restored.items["params"], split)
         text, values = "", {}
-        if hasattr(task, "report"):
+        if isinstance(task, HasReport):
             text, values = task.report(restored.items["params"], split, run)
     print(f"{split}, checkpoint of step {restored.step}")
     print(format_table({f"  {name}": {"": value} for name, value in metrics.items()}))

@@ -16,11 +16,14 @@ from lstmx.training.result import Result, Trained
 from lstmx.training.run import Run, RunError, RunRecord, check_assets, claim_run, open_run, read_assets
 from lstmx.training.signals import StopRequest, stop_on_signals
 from lstmx.training.state import TrainState, init_state, make_keys, make_step
-from lstmx.training.task import VALIDATION, Task
+from lstmx.training.task import VALIDATION, HasAssets, HasPictures, HasReport, Task, assets_of
 
 __all__ = [
     "VALIDATION",
     "CheckpointError",
+    "HasAssets",
+    "HasPictures",
+    "HasReport",
     "LoopConfig",
     "ModuleTask",
     "NonFiniteError",
@@ -34,6 +37,7 @@ __all__ = [
     "Task",
     "TrainState",
     "Trained",
+    "assets_of",
     "best_validation",
     "check_assets",
     "claim_run",

@@ -29,7 +29,7 @@ from lstmx.training.run import Run, claim_run, keep_assets, make_record
 from lstmx.training.signals import StopRequest
 from lstmx.training.state import Keys, TrainState, abstract_state, init_state, make_keys, make_step
 from lstmx.training.stores import FolderStore, MemoryStore, Store
-from lstmx.training.task import VALIDATION, PyTree, Task
+from lstmx.training.task import VALIDATION, HasPictures, PyTree, Task, assets_of
 
 if TYPE_CHECKING:
     import optax
@@ -187,7 +187,7 @@ def train_in(
     if run.is_new or run.is_prolonged:
         (run.folder / "result.json").unlink(missing_ok=True)
         run.write_record()
-    keep_assets(run.folder, task.assets() if hasattr(task, "assets") else {})
+    keep_assets(run.folder, assets_of(task))
 
     with (
         MetricsLog(run.folder, resumed_step=start, tensorboard=loop.tensorboard) as log,
@@ -208,7 +208,7 @@ def train_in(
         result = _result(session, state, stop)
         if result.status == "finished":
             write_atomically(run.folder / "result.json", json.dumps(result.summary(), indent=2) + "\n")
-            if hasattr(task, "draw"):
+            if isinstance(task, HasPictures):
                 params, _ = exchange_average(state.params, state.opt_state)
                 for path in task.draw(params, run.folder):
                     progress.say(f"picture: {path}")

@@ -1,6 +1,7 @@
 """The protocol between the training loop and a model with its data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,10 +17,7 @@ class Task(Protocol):
     The loop uses nothing else, so anything that has these methods can be trained: a language model, a
     forecaster, a linear regression in ten lines.
 
-    A task may also have `assets() -> dict[str, str]`: texts by file name that are stored in the run folder,
-    such as the vocabulary, which is needed to use the model without the data, and digests by which changed
-    data are noticed. And it may have `draw(params, folder) -> Iterable[Path]`, which is called once the
-    training has finished, writes pictures into the run folder, and returns their paths.
+    What else a task may offer is described by `HasAssets`, `HasPictures` and `HasReport`.
 
     Attributes:
         unit: name of one unit of data, in the plural, for the throughput: "characters", "sequences".
@@ -95,3 +93,44 @@ class Task(Protocol):
     def describe(self) -> str:
         """One short paragraph: the data, its sizes, the model, its number of parameters."""
         ...
+
+
+@runtime_checkable
+class HasAssets(Protocol):
+    """A task with texts that a run folder stores.
+
+    For example the vocabulary, which is needed to use the model without the data, or digests by which changed
+    data are noticed.
+    """
+
+    def assets(self) -> dict[str, str]:
+        """The texts by file name."""
+        ...
+
+
+@runtime_checkable
+class HasPictures(Protocol):
+    """A task that draws pictures when the training has finished."""
+
+    def draw(self, params: PyTree, folder: Path) -> Iterable[Path]:
+        """Writes pictures into the run folder, and returns their paths."""
+        ...
+
+
+@runtime_checkable
+class HasReport(Protocol):
+    """A task with more to say about an evaluation than its metrics."""
+
+    def report(self, params: PyTree, split: str, folder: Path) -> tuple[str, dict[str, Any]]:
+        """Draws pictures into the run folder, and returns a text and the same as values for JSON."""
+        ...
+
+
+def assets_of(task: Task) -> dict[str, str]:
+    """The assets of a task, none if it has none.
+
+    Example:
+        >>> assets_of(object())
+        {}
+    """
+    return task.assets() if isinstance(task, HasAssets) else {}
