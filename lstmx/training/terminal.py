@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -98,8 +99,10 @@ def plain_messages(debug: bool = False) -> Iterator[None]:
         others.removeFilter(_nothing)
         yield
         return
-    # Left there: threads of orbax still log a failure that has been reported while Python shuts down.
+    # Left there: threads of orbax still log a failure that has been reported while Python shuts down, and
+    # those of its C++ libraries print what they raise then.
     others.addFilter(_nothing)
+    sys.excepthook = _print_unless_foreign
     own, handler = logging.getLogger("lstmx"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PlainFormatter())
     propagate, own.propagate = own.propagate, False
@@ -128,3 +131,9 @@ class _PlainFormatter(logging.Formatter):
 
 def _nothing(record: logging.LogRecord) -> bool:
     return False
+
+
+def _print_unless_foreign(kind, error, trace) -> None:
+    """`sys.excepthook` without errors in threads of C++ libraries; those of Python have their own hook."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_errors_are_one_line_and_tracebacks_on_request(capsys):
     assert capsys.readouterr().err == "error: steps must be at least 1\n"
     with pytest.raises(ValueError, match="at least 1"), terminal.clean_errors(debug=True):
         raise ValueError("steps must be at least 1")
+
+
+def test_errors_in_threads_of_other_libraries_are_not_printed(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with terminal.clean_errors():
+        pass
+    arguments = RuntimeError, RuntimeError("Event loop is closed"), None
+    thread = threading.Thread(target=sys.excepthook, args=arguments)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
+    sys.excepthook(*arguments)
+    assert capsys.readouterr().err == "RuntimeError: Event loop is closed\n"
 
 
 @pytest.mark.parametrize("debug", [False, True])
