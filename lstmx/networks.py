@@ -163,7 +163,8 @@ class Stack:
     Attributes:
       layers: cells or networks, the lowest first; they may differ.
       dropout_rate: the probability with which each output of a layer is dropped, independently in every step,
-        before the next layer (not after the last), if `scan` is given a key (Zaremba et al. 2014).
+        before the next layer (not after the last), if `scan` is given a key (Zaremba et al. 2014). Without
+        effect in a stack of one layer, as in torch.
       connections: `"plain"`; `"residual"`: each layer but the lowest adds what it reads to its outputs (He et
         al. 2016; Wu et al. 2016), all layers then have one output size; or `"dense"`: each layer reads the
         inputs and the outputs of all layers below, side by side, and the outputs are those of all layers
@@ -226,7 +227,8 @@ class Stack:
     @property
     def is_stochastic(self) -> bool:
         """Whether a key makes a difference."""
-        return self.dropout_rate > 0 or any(map(is_stochastic, self.layers))
+        drops = self.dropout_rate > 0 and len(self.layers) > 1
+        return drops or any(map(is_stochastic, self.layers))
 
     def init(self, key: jax.Array, input_size: int) -> tuple:
         """Draws the parameters of all layers."""
@@ -331,7 +333,7 @@ def is_stochastic(network: Cell | Network) -> bool:
 
     Example:
       >>> import lstmx
-      >>> is_stochastic(lstmx.LSTM(4)), is_stochastic(lstmx.Stack((lstmx.LSTM(4),), dropout_rate=0.1))
+      >>> is_stochastic(lstmx.LSTM(4)), is_stochastic(lstmx.Stack((lstmx.LSTM(4),) * 2, dropout_rate=0.1))
       (False, True)
     """
     return has(network, IsStochastic) and network.is_stochastic

@@ -374,6 +374,13 @@ def _leaf(state: State, name: str) -> jax.Array:
     return state if _is_bare(state) else getattr(state, name)
 
 
+_VARIANTS_OF = {
+    "per_gate": "recurrent_dropout",
+    "update_dropout_locked": "update_dropout",
+    "weight_drop_rows": "weight_drop",
+}
+
+
 def _require_support(options: Regularized) -> None:
     cell = options.cell
     kind = type(cell).__name__
@@ -390,3 +397,6 @@ def _require_support(options: Regularized) -> None:
         raise ValueError(f"per_gate=True: the gates of this {kind} cannot each read an h of their own")
     if options.recurrent_dropout > 0 and has(cell, IsLinear):
         raise ValueError(f"recurrent_dropout={options.recurrent_dropout}: {kind} has no recurrent map")
+    for option, rate in _VARIANTS_OF.items():
+        if getattr(options, option) and getattr(options, rate) == 0:
+            raise ValueError(f"{option}=True has no effect without {rate}")

@@ -326,6 +326,12 @@ WRONG = {
         {"cell": lstmx.LSTM(4, num_heads=2), "per_gate": True},
         "per_gate=True: the gates of this LSTM cannot",
     ),
+    "per gate of nothing": ({"per_gate": True}, "per_gate=True has no effect without recurrent_dropout"),
+    "locked nothing": ({"update_dropout_locked": True}, "has no effect without update_dropout"),
+    "rows of nothing": (
+        {"weight_drop_rows": True},
+        "weight_drop_rows=True has no effect without weight_drop",
+    ),
     "no recurrent map": ({"cell": lstmx.MinGRU(4), "recurrent_dropout": 0.1}, "MinGRU has no recurrent map"),
 }
 

@@ -9,7 +9,7 @@ import itertools
 import jax
 from jax.typing import ArrayLike
 
-from lstmx.cells import LSTM
+from lstmx.cells import LSTM, base
 from lstmx.cells.base import Cell, PyTree
 from lstmx.convert.layers import shapes_of, to_network, to_tensors
 from lstmx.convert.tensors import as_array
@@ -43,6 +43,7 @@ def from_blob(
       >>> params[1].forward.input["kernel"].shape
       (8, 16)
     """
+    base.require_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
     sizes = input_size, hidden_size, num_layers, bidirectional
     cell = LSTM(hidden_size)
     names = shapes_of(cell, num_layers, bidirectional, input_size)

@@ -18,6 +18,7 @@ from lstmx.convert.tensors import (
     checked,
     reordered,
     require_expressible,
+    require_mapping,
     shape_of,
 )
 from lstmx.nested import require_params
@@ -85,8 +86,14 @@ def from_weights(
       >>> cell.output_activation, params.recurrent["kernel"].shape
       ('relu', (2, 8))
     """
+    if not isinstance(kind, str | type):
+        raise TypeError(f"kind must be the class of a layer or its name, got {kind!r}")
     kind = kind if isinstance(kind, str) else kind.__name__
-    layer = {"class_name": kind, "config": config or {}}
+    config = {} if config is None else config
+    require_mapping("config", config, "pass layer.get_config()")
+    if (needed := _WRAPPED.get(kind)) is not None and needed not in config:
+        raise ValueError(f"{kind} needs its config, for {needed!r}: pass layer.get_config()")
+    layer = {"class_name": kind, "config": config}
     count = _count(layer)
     if len(weights) != count:
         shapes = ", ".join(str(tuple(jnp.shape(w))) for w in weights)
@@ -160,6 +167,10 @@ def to_config(net: Cell | Bidirectional | Stack) -> dict[str, Any]:
     dtype = {"dtype": cells[0]["config"]["dtype"]}
     stack = _serialized("StackedRNNCells", {"cells": cells, **dtype})
     return _serialized("RNN", {"cell": stack, "return_sequences": True, **dtype})
+
+
+# Layers around others, and where their configs have these.
+_WRAPPED = {"Bidirectional": "layer", "RNN": "cell", "StackedRNNCells": "cells"}
 
 
 def _count(layer: Mapping[str, Any]) -> int:

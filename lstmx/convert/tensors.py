@@ -30,6 +30,18 @@ def as_array(tensor: Any) -> jax.Array:
     return tensor if isinstance(tensor, jax.Array) else jnp.asarray(np.asarray(tensor))
 
 
+def require_mapping(name: str, value: Any, advice: str) -> None:
+    """Raises TypeError, with advice, unless an argument is a mapping.
+
+    Example:
+      >>> require_mapping("state_dict", [1], "pass layer.state_dict()")
+      Traceback (most recent call last):
+      TypeError: state_dict must be a mapping, got list; pass layer.state_dict()
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, got {type(value).__name__}; {advice}")
+
+
 def checked(
     tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> dict[str, jax.Array]:
@@ -95,6 +107,7 @@ def flat(tree: Mapping, above: str = "") -> dict[str, Any]:
       >>> flat({"a": {"b": 1}, "c": 2})
       {'a/b': 1, 'c': 2}
     """
+    require_mapping("parameters", tree, "pass nested dictionaries of arrays")
     leaves = {}
     for name, value in tree.items():
         leaves |= flat(value, f"{above}{name}/") if isinstance(value, Mapping) else {f"{above}{name}": value}

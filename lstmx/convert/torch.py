@@ -11,7 +11,7 @@ from lstmx.cells import GRU, LSTM, Elman
 from lstmx.cells.base import Cell, PyTree
 from lstmx.convert import safetensors
 from lstmx.convert.layers import GATES, shapes_of, to_network, to_tensors
-from lstmx.convert.tensors import checked, shape_of
+from lstmx.convert.tensors import checked, require_mapping, shape_of
 from lstmx.networks import Bidirectional, Stack
 
 _OPTIONS = {
@@ -59,6 +59,7 @@ def from_state_dict(
       >>> type(net.layers[0]).__name__, net.layers[0].hidden_size, params[0].input["kernel"].shape
       ('LSTM', 2, (3, 8))
     """
+    require_mapping("state_dict", state_dict, "pass layer.state_dict()")
     tensors = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
     source = f"the state dict under {prefix!r}" if prefix else "the state dict"
     matches = [match for match in map(_NAME.fullmatch, tensors) if match]

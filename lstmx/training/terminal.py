@@ -94,15 +94,18 @@ def count_of(count: int, noun: str) -> str:
 @contextlib.contextmanager
 def plain_messages(debug: bool = False) -> Iterator[None]:
     """The part of `clean_errors` that concerns warnings and the messages of other libraries."""
-    others = logging.getLogger("absl")  # orbax and tensorflow-datasets log through it
+    # orbax and tensorflow-datasets log through absl.
+    others = [logging.getLogger(name) for name in ("absl", "asyncio")]
     if debug:
-        others.removeFilter(_nothing)
+        for logger in others:
+            logger.removeFilter(_nothing)
         yield
         return
-    # Left there: threads of orbax still log a failure that has been reported while Python shuts down, and
-    # those of its C++ libraries print what they raise then.
-    others.addFilter(_nothing)
-    sys.excepthook = _print_unless_foreign
+    # Left there: threads of orbax still log a failure that has been reported while Python shuts down.
+    for logger in others:
+        logger.addFilter(_nothing)
+    errors = sys.stderr
+    sys.stderr = _WithoutForeignThreads(errors)
     own, handler = logging.getLogger("lstmx"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PlainFormatter())
     propagate, own.propagate = own.propagate, False
@@ -118,6 +121,8 @@ def plain_messages(debug: bool = False) -> Iterator[None]:
     warnings.showwarning = show_plainly
     try:
         yield
+        # After an error it stays: the threads of the libraries end with the process.
+        sys.stderr = errors
     finally:
         warnings.showwarning = show
         own.removeHandler(handler)
@@ -133,7 +138,17 @@ def _nothing(record: logging.LogRecord) -> bool:
     return False
 
 
-def _print_unless_foreign(kind, error, trace) -> None:
-    """`sys.excepthook` without errors in threads of C++ libraries; those of Python have their own hook."""
-    if threading.current_thread() is threading.main_thread():
-        sys.__excepthook__(kind, error, trace)
+class _WithoutForeignThreads:
+    """A stream that drops what threads print that Python has not started: tracebacks from C++ libraries."""
+
+    def __init__(self, stream) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        # Python makes a dummy for such a thread.
+        if isinstance(threading.current_thread(), threading._DummyThread):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)

@@ -86,6 +86,7 @@ def test_defaults_by_name_are_the_defaults(name):
         assert all(np.array_equal(default[k], same[k]) for k in default)
 
 
+@pytest.mark.full
 def test_gates_are_drawn_apart():
     shapes = []
 

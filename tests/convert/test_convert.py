@@ -72,3 +72,44 @@ def test_tensors_of_torch_are_arrays_of_their_type(dtype):
     array = as_array(tensor)
     assert array.dtype.name == dtype
     np.testing.assert_array_equal(np.float64(array), tensor.detach().double().numpy())
+
+
+OTHERS = {
+    "torch": (
+        lambda: convert.torch.from_state_dict([1]),
+        TypeError,
+        "state_dict must be a mapping, got list",
+    ),
+    "nnx": (lambda: convert.flax.from_nnx(None), TypeError, "parameters must be a mapping, got NoneType"),
+    "linen": (lambda: convert.flax.from_linen([1]), TypeError, "parameters must be a mapping, got list"),
+    "haiku": (lambda: convert.haiku.from_params([1], "lstm"), TypeError, "must be a mapping, got list"),
+    "keras class": (lambda: convert.keras.from_weights(3, []), TypeError, "kind must be the class .*, got 3"),
+    "keras config": (
+        lambda: convert.keras.from_weights("LSTM", [], [1]),
+        TypeError,
+        "config must be a mapping",
+    ),
+    "keras wrapper": (
+        lambda: convert.keras.from_weights("RNN", []),
+        ValueError,
+        "RNN needs its config, for 'cell'",
+    ),
+    "onnx attributes": (
+        lambda: convert.onnx.from_node("LSTM", [1], {}),
+        TypeError,
+        "attributes must be a mapping",
+    ),
+    "onnx tensors": (lambda: convert.onnx.from_node("LSTM", {}, [1]), TypeError, "tensors must be a mapping"),
+    "cudnn": (
+        lambda: convert.cudnn.from_blob([1.0], 1, 1, 0, False),
+        ValueError,
+        "num_layers must be at least 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_arguments_of_another_type_are_refused(name):
+    call, error, message = OTHERS[name]
+    with pytest.raises(error, match=message):
+        call()

@@ -156,6 +156,7 @@ def configured(**options):
     return dataclasses.replace(config, data=data)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("decoder", ["direct", "recurrent"])
 def test_it_learns_waves(decoder, tmp_path):
     """The baselines get a wrong season length, so the model should beat them clearly."""

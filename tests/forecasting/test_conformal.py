@@ -42,7 +42,7 @@ def noisy(count=30, steps=120):
     return pd.concat(parts)
 
 
-@pytest.mark.cross_section(2)
+@pytest.mark.full
 @pytest.mark.parametrize(("head", "log"), [("gaussian", False), ("quantiles", True), ("mse", False)])
 def test_a_calibrated_forecaster_covers_what_it_says(head, log, tmp_path):
     """Hardly trained, its own intervals are far off."""

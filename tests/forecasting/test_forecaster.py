@@ -110,6 +110,7 @@ def test_cross_validation_leaves_what_was_fitted(fitted):
         fresh.predict()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("refit", [False, True])
 def test_cross_validation_knows_nothing_of_what_it_forecasts(refit):
     df = frame().drop(columns="price")

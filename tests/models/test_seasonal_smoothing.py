@@ -98,6 +98,7 @@ def test_each_series_has_rates_of_its_own():
     np.testing.assert_allclose(level[:, 0, 0], expected, rtol=1e-4)
 
 
+@pytest.mark.full
 def test_a_season_goes_through_the_forecaster_untouched():
     """A forecaster whose network outputs zero forecasts the level and the season."""
     pattern = np.array([3.0, -1.0, 0.5, -2.0, -0.5])

@@ -163,6 +163,7 @@ def test_padding_has_no_influence(name):
         assert np.any(np.asarray(a) != 0), path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("layer", "score"), [(lstmx.LSTM(5), "multiplicative"), (lstmx.GRU(5), "additive")], ids=["lstm", "gru"]
 )

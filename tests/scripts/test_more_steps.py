@@ -134,6 +134,7 @@ def test_killed_before_its_first_checkpoint_it_starts_from_the_same_weights(tmp_
     assert bits(folder) == bits(tmp_path / "whole")
 
 
+@pytest.mark.full
 def test_a_text_is_trained_on_after_another_with_its_vocabulary(tmp_path, capsys):
     chance = np.random.default_rng(0)
     texts = {"first": "abc \n", "second": "ba", "other": "abX"}

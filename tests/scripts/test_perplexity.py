@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.full
 def test_perplexity_as_it_is_and_as_it_adapts(run):
     done = script("perplexity.py", run, "--cache", "--cache-size", "50", "--dynamic", "--json")
     assert done.returncode == 0, done.stderr

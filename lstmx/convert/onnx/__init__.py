@@ -32,7 +32,7 @@ from lstmx.cells.base import Cell, PyTree, State
 from lstmx.convert.onnx import attributes as onnx_attributes
 from lstmx.convert.onnx import tensors as onnx_tensors
 from lstmx.convert.onnx.models import Node, from_model, to_model
-from lstmx.convert.tensors import require_expressible
+from lstmx.convert.tensors import require_expressible, require_mapping
 from lstmx.nested import require_params
 from lstmx.networks import Bidirectional, BothDirections, Stack, entries
 from lstmx.scan import scan
@@ -96,6 +96,8 @@ def from_node(op_type: str, attributes: Mapping[str, Any], tensors: Mapping[str,
       >>> recurrent.network.hidden_size, recurrent.network.reset_after, recurrent.reverse
       (3, True, True)
     """
+    require_mapping("attributes", attributes, "pass the attributes of the node by name")
+    require_mapping("tensors", tensors, "pass the inputs of the node by name")
     settings, activations = onnx_attributes.read(op_type, attributes)
     arrays, lengths = onnx_tensors.read(op_type, settings, len(activations), tensors)
     cells = [_cell(op_type, settings, options, arrays) for options in activations]
@@ -228,7 +230,9 @@ def to_nodes(
         return [to_node(network, params, reverse, layout, initial_state, lengths)]
     if network.connections != "plain":
         raise ValueError(f"ONNX nodes cannot express connections={network.connections!r} of Stack")
-    states = (None,) * len(network.layers) if initial_state is None else initial_state
+    states = (None,) * len(network.layers)
+    if initial_state is not None:
+        states = entries(network, "state", initial_state)
     return [
         to_node(layer, p, reverse, layout, state, lengths)
         for layer, p, state in zip(network.layers, entries(network, "params", params), states, strict=True)
