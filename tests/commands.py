@@ -1,6 +1,7 @@
 """The scripts as functions that tests call, for starting Python and JAX takes seconds."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,3 +13,12 @@ def load(name, function=None):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, function or name)
+
+
+def children_seconds():
+    """Processor seconds of the processes that this one started and that have ended.
+
+    What a command takes on an idle machine: other work does not count, which wall-clock time includes.
+    """
+    times = os.times()
+    return times.children_user + times.children_system

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import children_seconds
 
 import experiments
 from lstmx.training import checkpoint as checkpoints
@@ -189,9 +190,9 @@ def test_help_and_wrong_options_answer_at_once():
         ("--optimizer.learning-rate", "-1"): "learning_rate must be positive",
         ("--model.cell", "lstn"): "--model.cell",
     }.items():
-        start = time.perf_counter()
+        start = children_seconds()
         done = script("train.py", "char_lm", *arguments, check=False)
-        assert time.perf_counter() - start < 3
+        assert children_seconds() - start < 3
         assert done.returncode == (0 if arguments == ("--help",) else 2)
         assert expected in done.stdout + done.stderr
 
