@@ -1,13 +1,15 @@
 """cuDNN's LSTM on NVIDIA GPUs, through `jax.experimental.rnn`: all layers, directions and steps in one call.
 
-Experimental: not yet run on a GPU. It is chosen only by name.
+Compared with float64 on an H100 (docs/benchmarks_gpu.md), where "fused" is faster at every shape: it is
+chosen only by name. Experimental: gradients inside `vmap` over parameters or row by row have not been
+compared there.
 
 It computes in float32, with TF32 inside matmuls where `jax.default_matmul_precision` allows it. It supports
 rows of different lengths, but neither gaps nor resets, and has a reverse pass but no other derivatives. XLA
 cannot split the call: a batch that is spread over devices needs `jax.shard_map`.
 
-`vmap` adds rows to one call, and so does its gradient. Two cases become a loop over calls: parameters that
-differ along the mapped axis, and a gradient that is taken inside `vmap`, one for each element.
+`vmap` adds rows to one call, and so does its gradient. Two cases need a call for each element: parameters
+that differ along the mapped axis, and a gradient that is taken inside `vmap`.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
@@ -283,6 +286,7 @@ def _allows_tf32() -> bool:
     return precision is None or precision in _COARSE
 
 
+@functools.partial(jax.jit, static_argnames="sizes", inline=True)
 def _call(x, h, c, weights, lengths, sizes: Sizes) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`y [B, T, directions * H], h, c` of `x [B, T, D]` and states `[P, B, H]`; lengths are at least 1."""
     from jax.experimental import rnn  # only here: it is experimental, and not needed elsewhere
@@ -290,7 +294,18 @@ def _call(x, h, c, weights, lengths, sizes: Sizes) -> tuple[jax.Array, jax.Array
     # Not None: that reads the configuration, and fails where it asks for bfloat16.
     precision = lax.Precision.HIGH if sizes.allow_tf32 else lax.Precision.HIGHEST
     dropout = 0.0
-    return rnn.lstm(x, h, c, weights, lengths, *sizes[:3], dropout, sizes.bidirectional, precision)
+    x, h, c = map(_in_rows, (x, h, c))
+    results = rnn.lstm(x, h, c, weights, lengths, *sizes[:3], dropout, sizes.bidirectional, precision)
+    return tuple(map(_in_rows, results))
+
+
+def _in_rows(x: jax.Array) -> jax.Array:
+    """The array with its last axis contiguous and its first one outermost; so too its cotangent.
+
+    jax.experimental.rnn states no layouts, and the call reads memory as if they were the default ones, but
+    XLA may have made a transpose before or after the call by changing the layout alone.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 # A primitive, and no function with custom rules, because what `vmap` and derivatives do depends on which of
@@ -314,16 +329,36 @@ def _jvp(primals, tangents, *, sizes):
     def forward(lengths, *operands):
         outputs, pullback = jax.vjp(lambda *those: _call(*those, lengths, sizes), *operands)
         residuals, forms["pullback"] = jax.tree.flatten(pullback)
-        return list(outputs), residuals
+        return list(outputs), [operands[-1], *residuals]
 
     @_without_derivatives
-    @jax.custom_batching.sequential_vmap
+    @_one_by_one
     def backward(residuals, cotangents):
-        return list(jax.tree.unflatten(forms["pullback"], residuals)(tuple(cotangents)))
+        weights, *residuals = residuals
+        *gradients, d_weights = jax.tree.unflatten(forms["pullback"], residuals)(tuple(cotangents))
+        # The call accumulates this gradient in place: stacked by a loop as it is, it came out as zeros (jax
+        # 0.11.2 on an H100). The sum keeps a loop from writing it where it is stacked.
+        return [*gradients, d_weights + 0 * weights]
 
     outputs, residuals = forward(lengths, *operands)
     tangents = [ad.instantiate_zeros(tangent) for tangent in tangents[:-1]]
     return outputs, linear_map(backward, residuals, tangents, outputs, message("cudnn"))
+
+
+def _one_by_one(function):
+    """A function that `vmap` calls for each element in turn, without a loop (see `backward` in `_jvp`)."""
+    function = jax.custom_batching.custom_vmap(function)
+
+    @function.def_vmap
+    def each(size, in_batched, *args):
+        def element(k):
+            return jax.tree.map(lambda x, batched: x[k] if batched else x, args, tuple(in_batched))
+
+        results = [function(*element(k)) for k in range(size)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+        return stacked, jax.tree.map(lambda _: True, stacked)
+
+    return function
 
 
 def _without_derivatives(function):
