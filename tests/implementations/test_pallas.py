@@ -176,6 +176,35 @@ def test_vmap(shared):
         assert_near(jax.tree.map(lambda leaf, k=k: leaf[k], mapped), want, 2 * TOLERANCE)
 
 
+def test_members_share_one_kernel(monkeypatch):
+    """`vmap` over parameters makes one call, whose clusters have the weights of their member."""
+    from lstmx.implementations.pallas import lstm
+
+    calls = []
+
+    def recurrence(elements, weights, operand, *args, **options):
+        calls.append((weights.shape[0], operand.shape[0]))
+        return kernel(elements, weights, operand, *args, **options)
+
+    kernel = lstm.recurrence
+    monkeypatch.setattr(lstm, "recurrence", recurrence)
+    cases = [arrays(70, 9, 2), arrays(70, 9, 2, features=3)]
+    cases[1] = jax.tree.map(lambda leaf: leaf * 0.5, cases[1])
+    params, xs, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
+
+    def members(params, xs, state):  # each with two batches of rows
+        inner = jax.vmap(lambda x: gradients(cell_of(70), (params, x, state), implementation="pallas"))
+        return inner(jnp.stack([xs, -xs]))
+
+    mapped = jax.vmap(members)(params, xs, state)
+    # Two sets of parameters; of each 2 * 9 rows, filled up to 24.
+    assert set(calls[-2:]) == {(2, 48)}
+    for k, (p, x, s) in enumerate(cases):
+        for j, sign in enumerate((1, -1)):
+            want = gradients(cell_of(70), (p, sign * x, s), implementation="reference")
+            assert_near(jax.tree.map(lambda leaf, k=k, j=j: leaf[k, j], mapped), want, 2 * TOLERANCE)
+
+
 def test_empty_sequences_and_batches():
     for batch, steps in ((3, 0), (0, 3)):
         params, xs, state = arrays(16, batch, steps)

@@ -5,8 +5,7 @@ weights that never leave the multiprocessors: a single one up to H = 128, above 
 on each. The input map is one matmul before the loop, and the gradients of both maps are single matmuls after
 the reverse loop, for which the gates are recomputed from the states, also by one matmul.
 
-Experimental: not yet run on a GPU. It has been compiled for one, and the tests interpret it on a CPU. It is
-chosen only by name.
+The tests interpret it on a CPU; docs/benchmarks_gpu.md has the measurements on an H100.
 """
 
 import contextlib
@@ -22,8 +21,11 @@ import jax.numpy as jnp
 from lstmx.cells.base import Params, PyTree, State
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import reference
-from lstmx.implementations.pallas.memory import MOST_UNITS
+from lstmx.implementations.pallas.memory import MOST_UNITS, ROWS, most_ctas
 from lstmx.implementations.reverse_only import linear_map, message
+
+_MULTIPROCESSORS = 132  # of an H100 or H200
+_COMPARED_UNITS = 256
 
 _interpreted: contextvars.ContextVar[bool] = contextvars.ContextVar("interpreted", default=False)
 
@@ -97,6 +99,31 @@ def refusal(job) -> str | None:
     if capability.split(".")[0] != "9":
         return f"needs a Hopper GPU (compute capability 9.0) for its wgmma instructions, got {capability}"
     return None
+
+
+def worthwhile(job) -> bool:
+    """Whether a job is faster than with "fused": if all clusters of the kernel run at the same time.
+
+    It is chosen only by name for what has not been compared with float64 on a GPU yet: jax 0.10, skipped
+    steps, the gradients of returned states, more than 256 units; and with several devices, because XLA cannot
+    split the kernel, so that each might run the whole batch.
+
+    Example:
+      >>> from lstmx.implementations.choice import Job
+      >>> def job(rows):
+      ...     return Job(LSTM(256, dtype="bfloat16"), jax.ShapeDtypeStruct((99, rows, 8), "bfloat16"))
+      >>> jax.__version_info__ < (0, 11) or (worthwhile(job(256)), worthwhile(job(2048))) == (True, False)
+      True
+    """
+    if jax.__version_info__ < (0, 11) or jax.device_count() > 1:
+        return False
+    if job.options or job.cell.hidden_size > _COMPARED_UNITS:
+        return False
+    if job.xs is None:
+        return True
+    rows = math.prod(reference.batch_shape(job.cell, job.xs))
+    ctas = -(-rows // ROWS) * most_ctas(job.cell.hidden_size)
+    return ctas <= getattr(jax.devices()[0], "core_count", _MULTIPROCESSORS)
 
 
 def run(

@@ -80,10 +80,11 @@ def recurrence(
 
     Args:
       elements: the arithmetic, of the products, the planes and the carry, each `[UNITS, ROWS]`.
-      weights: bfloat16 `[H / UNITS, blocks, UNITS, UNITS]`, the blocks of a warpgroup's products in order;
-        for each product there is one block for each UNITS columns of the operand.
-      operand: bfloat16 `[B, n * H]`, of the first step; B must be a multiple of ROWS, H of UNITS and at most
-        `lstmx.implementations.pallas.memory.MOST_UNITS`.
+      weights: bfloat16 `[M, H / UNITS, blocks, UNITS, UNITS]`, the blocks of a warpgroup's products in order;
+        for each product there is one block for each UNITS columns of the operand. Each of the M members has
+        an equal part of the rows, in order.
+      operand: bfloat16 `[B, n * H]`, of the first step; B must be a multiple of M * ROWS, H of UNITS and at
+        most `lstmx.implementations.pallas.memory.MOST_UNITS`.
       planes: bfloat16 or float32, T at least 1.
       carry: float32 `[B, H]` each.
       emitted: the number of arrays that a step emits besides the operand.
@@ -95,7 +96,7 @@ def recurrence(
     """
     steps = planes[0].array.shape[0]
     batch, columns = operand.shape
-    groups, count = weights.shape[:2]
+    members, groups, count = weights.shape[:3]
     hidden = groups * UNITS
     parts = columns // hidden
     dtypes = tuple(plane.array.dtype.name for plane in planes)
@@ -104,6 +105,7 @@ def recurrence(
     own = groups // ctas
     clustered = ctas > 1 and not interpreted
     threads = 1 if interpreted else own
+    tiles = batch // (members * ROWS)
     arrays = [weights, operand, *carry, *{id(p.array): p.array for p in planes}.values()]
     which = [next(k for k, a in enumerate(arrays) if a is p.array) for p in planes]
 
@@ -116,7 +118,7 @@ def recurrence(
             places = [(cta, index) for cta in range(ctas) for index in range(own)]
         else:
             places = [(lax.axis_index("cta") if clustered else 0, lax.axis_index("group"))]
-        common = memories, inputs, sources, outputs, steps, groups, ctas, parts, reverse, interpreted
+        common = memories, inputs, sources, outputs, steps, tiles, groups, ctas, parts, reverse, interpreted
         warpgroups = [_Warpgroup(*place, *common) for place in places]
         _run_warpgroups(warpgroups, elements)
 
@@ -157,6 +159,7 @@ class _Warpgroup(NamedTuple):
     sources: list[tuple[Any, Plane]]
     outputs: Sequence[Any]
     steps: int
+    tiles: int  # of a member
     groups: int  # in the cluster
     ctas: int
     parts: int
@@ -176,6 +179,10 @@ class _Warpgroup(NamedTuple):
     def group(self):
         """Its place in the cluster."""
         return self.cta * self.own + self.index
+
+    @property
+    def member(self):
+        return lax.axis_index("tile") // self.tiles
 
     @property
     def rows(self):
@@ -237,7 +244,7 @@ def _load_all(wg: _Warpgroup) -> None:
     memory, index = wg.memory, wg.index
     weights, operand, *carry = wg.inputs[: 2 + len(memory["carry"])]
     barrier = memory["first"].at[index]
-    plgpu.copy_gmem_to_smem(weights.at[wg.group], memory["weights"].at[index], barrier)
+    plgpu.copy_gmem_to_smem(weights.at[wg.member, wg.group], memory["weights"].at[index], barrier)
     # Each CTA needs the whole operand; its warpgroups share the copying.
     for turn in range(wg.parts * wg.ctas):
         tile = turn * wg.own + index

@@ -69,7 +69,7 @@ def forward(
     """The forward loop.
 
     Args:
-      kernel: bfloat16 `[H, 4H]`, gates in the order i, f, g, o.
+      kernel: bfloat16 `[H, 4H]`, gates in the order i, f, g, o; `vmap` over it adds members.
       z: bfloat16 `[T, B, 4H]`, T at least 1.
       h: bfloat16 `[B, H]`, before the first step.
       c: float32 `[B, H]`.
@@ -209,29 +209,31 @@ def _padded(x: jax.Array, hidden: int) -> jax.Array:
 
 
 def _padded_kernel(kernel: jax.Array) -> jax.Array:
-    """`[groups, UNITS, 4, groups, UNITS]`: unit read, then gate and unit."""
-    hidden = kernel.shape[0]
+    """`[members, groups, UNITS, 4, groups, UNITS]`: unit read, then gate and unit."""
+    hidden = kernel.shape[-2]
     more = -hidden % UNITS
-    kernel = jnp.pad(kernel.reshape(hidden, 4, hidden), ((0, more), (0, 0), (0, more)))
+    kernel = kernel.reshape(-1, hidden, 4, hidden)
+    kernel = jnp.pad(kernel, ((0, 0), (0, more), (0, 0), (0, more)))
     groups = (hidden + more) // UNITS
-    return kernel.reshape(groups, UNITS, 4, groups, UNITS)
+    return kernel.reshape(-1, groups, UNITS, 4, groups, UNITS)
 
 
 def _forward_blocks(kernel: jax.Array) -> jax.Array:
     """For the units of a warpgroup, gate by gate, the blocks of W^T for the units that are read."""
-    return kernel.transpose(3, 2, 0, 4, 1).reshape(kernel.shape[0], -1, UNITS, UNITS)
+    return kernel.transpose(0, 4, 3, 1, 5, 2).reshape(*kernel.shape[:2], -1, UNITS, UNITS)
 
 
 def _backward_blocks(kernel: jax.Array) -> jax.Array:
     """For the units of a warpgroup, the blocks of W for the gates of all units."""
-    return kernel.transpose(0, 2, 3, 1, 4).reshape(kernel.shape[0], -1, UNITS, UNITS)
+    return kernel.transpose(0, 1, 3, 4, 2, 5).reshape(*kernel.shape[:2], -1, UNITS, UNITS)
 
 
 def _merging(loop: Callable, axes: tuple[int, ...], out_axes: tuple[int, ...]) -> Callable:
-    """A loop to which `vmap` adds rows; if the kernels differ, it runs once for each of them.
+    """A loop to which `vmap` adds rows or, if the kernels differ, members with rows of their own.
 
     Args:
-      loop: a function of a kernel and of arrays with a batch axis, each of which may be None.
+      loop: a function of a kernel, `[H, 4H]` or `[members, H, 4H]`, and of arrays with a batch axis, each of
+        which may be None; each member has an equal part of the rows, which is a multiple of ROWS.
       axes: the batch axis of each array except the kernel.
       out_axes: the batch axis of each result.
     """
@@ -247,27 +249,33 @@ def _merging(loop: Callable, axes: tuple[int, ...], out_axes: tuple[int, ...]) -
             x if x is None or batched else jnp.broadcast_to(x, (size, *x.shape))
             for x, batched in zip(arrays, in_batched[1:], strict=True)
         ]
-        if in_batched[0]:
-            results = lax.map(lambda args: run(*args), (kernel, *arrays))
-        else:
-            merged = [_merge(x, axis) for x, axis in zip(arrays, axes, strict=True)]
-            results = run(kernel, *merged)
-            results = tuple(_split(x, axis, size) for x, axis in zip(results, out_axes, strict=True))
+        rows = next(x.shape[axis + 1] for x, axis in zip(arrays, axes, strict=True) if x is not None)
+        more = 0
+        if in_batched[0] or kernel.ndim == 3:
+            kernel = kernel if in_batched[0] else jnp.broadcast_to(kernel, (size, *kernel.shape))
+            kernel = kernel.reshape(-1, *kernel.shape[-2:])
+            more = -rows % ROWS
+        merged = [_merge(x, axis, more) for x, axis in zip(arrays, axes, strict=True)]
+        results = run(kernel, *merged)
+        results = tuple(_split(x, axis, size, rows) for x, axis in zip(results, out_axes, strict=True))
         return results, jax.tree.map(lambda _: True, results)
 
     return run
 
 
-def _merge(x: jax.Array | None, axis: int) -> jax.Array | None:
-    """`[V, ..., B, ...]` as `[..., V * B, ...]`, where `axis` is the axis of B without V."""
+def _merge(x: jax.Array | None, axis: int, more: int) -> jax.Array | None:
+    """`[V, ..., B, ...]` as `[..., V * (B + more), ...]`, where `axis` is the axis of B without V."""
     if x is None:
         return None
     x = jnp.moveaxis(x, 0, axis)
+    x = jnp.pad(x, [(0, more if k == axis + 1 else 0) for k in range(x.ndim)])
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
-def _split(x: jax.Array | None, axis: int, size: int) -> jax.Array | None:
+def _split(x: jax.Array | None, axis: int, size: int, rows: int) -> jax.Array | None:
     """The inverse of `_merge`."""
     if x is None:
         return None
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :]), axis, 0)
+    x = x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :])
+    x = lax.slice_in_dim(x, 0, rows, axis=axis + 1)
+    return jnp.moveaxis(x, axis, 0)

@@ -86,6 +86,18 @@ def fewest_ctas(step: Step, groups: int) -> int | None:
     return next((ctas for ctas in divisors if taken(step, groups, ctas) <= BYTES), None)
 
 
+def most_ctas(hidden_size: int) -> int:
+    """The CTAs of a cluster in the loop that needs more of them, the forward loop or its reverse.
+
+    Example:
+      >>> most_ctas(64), most_ctas(256)
+      (1, 4)
+    """
+    groups = -(-hidden_size // UNITS)
+    found = [fewest_ctas(step, groups) for step in (FORWARD, BACKWARD)]
+    return max(ctas for ctas in found if ctas is not None)
+
+
 def _most_groups() -> int:
     groups = 1
     while all(fewest_ctas(step, groups + 1) for step in (FORWARD, BACKWARD)):
