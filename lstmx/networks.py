@@ -372,7 +372,7 @@ def entries(network: Bidirectional | Stack, name: str, tree: PyTree) -> tuple:
 
 def _in_one_call(
     network, params, xs, initial_state, key, *, implementation=None, lengths=None, reverse=False, remat=None,
-    unroll=1, **others,
+    unroll=None, **others,
 ):  # fmt: skip
     """`scan` by an implementation that runs all layers in one call; None if they must be run one by one.
 

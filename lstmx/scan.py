@@ -33,7 +33,7 @@ def scan(
     key: jax.Array | None = None,
     implementation: Implementation | None = None,
     remat: Remat = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     return_states: bool | Literal["gates"] = False,
 ) -> tuple[State, jax.Array, *tuple[PyTree, ...]]:
     """Runs a cell, or a network of cells, over a sequence.
@@ -67,13 +67,14 @@ def scan(
       implementation: None for the fastest that can run it, or its name: `"native"` (C++ kernels for CPUs,
         reverse mode only), `"fused"` (a hand-written reverse pass, reverse mode only), `"reference"`
         (`lax.scan` and autodiff, every derivative), `"associative"` (parallel over time, for cells that are
-        linear in their state), or for NVIDIA GPUs `"cudnn"` and `"pallas"`, which are experimental: they have
-        not been run on a GPU yet, and are chosen only by name.
+        linear in their state), or for NVIDIA GPUs `"pallas"` (the LSTM in bfloat16 in one kernel, on Hopper,
+        reverse mode only) and `"cudnn"` (experimental: float32, reverse mode only, chosen only by name).
       remat: what the reverse pass recomputes instead of storing, which saves memory and costs time.
         `"gates"`: the gates, from the states of all steps. An integer n: everything but one state every n
         steps (nothing is copied if n divides T). `"sqrt"`: the same with n near the square root of T, which
         needs the least memory.
-      unroll: steps per iteration of the compiled loop.
+      unroll: steps per iteration of the compiled loop; None for 8 on GPUs, where launches take
+        most of the time, and 1 elsewhere.
       return_states: True to return the states of all steps as a third result, leaves `[T, *batch, ...]`
         (skipped steps repeat the state); `"gates"` to return a dictionary of the cell's gates instead,
         `[T, *batch, H]` (zero for skipped steps). For a network, a tuple with one entry for each part.
@@ -122,7 +123,9 @@ def scan(
         raise ValueError(f'return_states must be False, True or "gates", got {return_states!r}')
     if return_states == "gates" and not has(cell, HasGates):
         raise ValueError(f'return_states="gates": {type(cell).__name__} has no gates')
-    if not base.is_integer(unroll) or unroll < 1:
+    if unroll is None:
+        unroll = choice.unrolled(choice.platform())
+    elif not base.is_integer(unroll) or unroll < 1:
         raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
     if not isinstance(reverse, bool | np.bool_):
         raise TypeError(f"reverse must be True or False, got {reverse!r}")

@@ -4,6 +4,7 @@ An implementation is a module with `run`, which has the signature of `reference.
 needed,
 
     refusal(job)          returns None, or why it cannot run a job
+    worthwhile(job)       whether to choose it by default for a job that it can run
     prepare()             is called before a run, and may find that the implementation is not available after
                           all; `refusal` then returns the reason
     in_one_call(layers)   where all layers of a network can run in one call: returns them as one cell, which
@@ -42,9 +43,9 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
 }
 
 # The order in which they are tried; each refuses the platforms that it does not support. "native" is at least
-# as fast as "fused" at every shape of docs/benchmarks.md. "cudnn" and "pallas" are experimental, since they
-# have not been run on a GPU yet: they are chosen only by name.
-_PREFERRED = ("associative", "native", "fused")
+# as fast as "fused" at every shape of docs/benchmarks.md; so is "pallas" at those of docs/benchmarks_gpu.md
+# that it finds worthwhile. "cudnn" is slower than "fused" there: it is chosen only by name.
+_PREFERRED = ("associative", "native", "pallas", "fused")
 
 # A single step has no loop to speed up, and "reference" has every derivative.
 _PREFERRED_FOR_ONE_STEP = ("native", "reference")
@@ -68,7 +69,7 @@ def choose(job: Job, name: str | None = None) -> str:
     """
     if name is None:
         preferred = _PREFERRED_FOR_ONE_STEP if _has_one_step(job) else _PREFERRED
-        return next(name for name in preferred if refusal(job, name) is None)
+        return next(name for name in preferred if refusal(job, name) is None and _is_worthwhile(job, name))
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be None or one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
     reason = refusal(job, name)
@@ -137,12 +138,30 @@ def in_one_call(layers: tuple[tuple[Cell, ...], ...], name: str | None) -> Itera
             yield each, whole(layers)
 
 
+def _is_worthwhile(job: Job, name: str) -> bool:
+    own = _optional(name, "worthwhile")
+    return own is None or own(job)
+
+
 def _optional(name: str, function: str) -> Any:
     return getattr(IMPLEMENTATIONS[name], function, None)
 
 
 def _has_one_step(job: Job) -> bool:
     return job.xs is not None and job.xs.shape[0] == 1
+
+
+def unrolled(platform: str) -> int:
+    """The default of `unroll`: the steps per iteration of a compiled loop.
+
+    On a GPU a loop of small steps waits for launches, of which each iteration has some of its own: 8 steps in
+    one take 0.5 to 0.7 of the time of 8 iterations. On a CPU it gains nothing and takes longer to compile.
+
+    Example:
+      >>> unrolled("cpu")
+      1
+    """
+    return 8 if platform == "gpu" else 1
 
 
 def platform() -> str:

@@ -50,11 +50,11 @@ def test_what_scan_is_given_besides_counts(monkeypatch):
         lstmx.which_implementation(cell, "cudnn", options=("resets",))
 
 
-@pytest.mark.parametrize("name", ["cudnn", "pallas"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_was_never_run_on_a_gpu_is_experimental_and_not_the_default(name, dtype, monkeypatch):
+def test_cudnn_is_experimental_and_not_the_default(dtype, monkeypatch):
     monkeypatch.setattr(choice, "platform", lambda: "gpu")
     assert lstmx.which_implementation(lstmx.LSTM(4, dtype=dtype)) == "fused"
+    name = "cudnn"
     cells, readme = ((ROOT / path).read_text(encoding="utf-8") for path in ("docs/cells.md", "README.md"))
     texts = (
         choice.IMPLEMENTATIONS[name].__doc__,
@@ -63,6 +63,47 @@ def test_what_was_never_run_on_a_gpu_is_experimental_and_not_the_default(name, d
         re.search(r"^\| `implementation=`.*$", readme, re.MULTILINE)[0],
     )
     assert all("experimental" in text.lower() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("units", "rows", "options", "expected"),
+    [
+        (256, 256, (), "pallas"),
+        (256, 1024, (), "fused"),  # more clusters than fit at once
+        (64, 1024, (), "pallas"),
+        (64, 2048, (), "fused"),
+        (320, 8, (), "fused"),
+        (64, 8, ("lengths",), "fused"),
+        (64, 8, ("return_states",), "fused"),
+    ],
+)
+def test_what_a_hopper_gpu_runs_by_default(units, rows, options, expected, monkeypatch):
+    class Hopper:
+        compute_capability, core_count = "9.0", 132
+
+    monkeypatch.setattr(choice, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [Hopper])
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 2))
+    xs = jax.ShapeDtypeStruct((9, rows, 8), "bfloat16")
+    cell = lstmx.LSTM(units, dtype="bfloat16")
+    assert lstmx.which_implementation(cell, xs=xs, options=options) == expected
+    assert lstmx.which_implementation(cell, "pallas", xs=xs, options=options) == "pallas"
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    assert lstmx.which_implementation(cell, xs=xs, options=options) == "fused"
+
+
+def test_loops_are_unrolled_on_a_gpu(monkeypatch):
+    cell, xs = lstmx.LSTM(4), jnp.ones((20, 2, 3))
+    params = cell.init(jax.random.key(0), 3)
+
+    def unrolled(**options):
+        run = lambda params: lstmx.scan(cell, params, xs, implementation="reference", **options)  # noqa: E731
+        return re.findall(r"unroll=(\d+)", str(jax.make_jaxpr(run)(params)))
+
+    assert unrolled() == ["1"]
+    monkeypatch.setattr(choice, "platform", lambda: "gpu")
+    assert unrolled() == ["8"]
+    assert unrolled(unroll=2) == ["2"]
 
 
 def test_one_step_has_no_loop_to_speed_up():
