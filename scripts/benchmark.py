@@ -3,7 +3,11 @@
 
     python scripts/benchmark.py --output docs/benchmarks.md         # everything, about ten minutes
     python scripts/benchmark.py --parts layers --rivals torch       # one part against one rival
-    python scripts/benchmark.py --device gpu --output gpu.md        # on a GPU
+    python scripts/benchmark.py --device gpu --budget 480 --output gpu.md    # on a GPU, in eight minutes
+
+With --budget, each part has a share of the time: comparisons with float64, layers, streaming, models, and
+implementations that are parallel in time. Results are written as they come, so that a run that is cut off
+leaves what it has.
 
 Prints a page in Markdown, and progress on stderr. Rivals that are not installed are skipped.
 """
@@ -17,9 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.benchmarks import (
+    budgeted,
     forecasters,
     layers,
     machine,
+    members,
     memory,
     models,
     problems,
@@ -33,7 +39,7 @@ from scripts.benchmarks.problems import Shape
 from scripts.benchmarks.rivals import Field
 from scripts.benchmarks.tables import Section
 
-PARTS = ("layers", "streaming", "memory", "scaling", "ragged", "models", "forecasters")
+PARTS = ("layers", "streaming", "memory", "scaling", "ragged", "models", "forecasters", "members")
 _LISTS = {"measured": problems.SHAPES, "published": problems.PUBLISHED}
 
 
@@ -41,6 +47,9 @@ def main() -> None:
     """Runs the benchmark."""
     parser = _parser()
     arguments = parser.parse_args()
+    if arguments.budget is not None:
+        print(_budgeted(arguments, parser))
+        return
     shapes = _shapes(arguments, parser)
     try:
         machine.choose_device(arguments.device)
@@ -71,6 +80,17 @@ def main() -> None:
         report.write(arguments.output, text, sections)
 
 
+def _budgeted(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    command = ["python", *sys.argv]
+    options = {"device": arguments.device, "rounds": arguments.rounds, "quick": arguments.quick}
+    try:
+        return budgeted.run(budget=arguments.budget, command=command, output=arguments.output, **options)
+    except ValueError as error:
+        parser.error(str(error))
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
 def measured(
     part: str, shapes: tuple[Shape, ...], field: Field, output: Path | None, peaks: dict[str, float]
 ) -> list[Section]:
@@ -91,6 +111,8 @@ def measured(
         return [scaling.section(field, stem)]
     if part == "ragged":
         return [ragged.section(field, stem)]
+    if part == "members":
+        return [members.section(problems.TINY[:1] if field.quick else members.SHAPES, field)]
     return [models.section(field) if part == "models" else forecasters.section(field)]
 
 
@@ -117,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what to compare with: {','.join(rivals.names())} (all); 'none' for lstmx only",
     )
     parser.add_argument("--rounds", type=_positive, default=9, help="how often to time each (9)")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="do what is worth most within this time"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny problems, to check that it works")
     parser.add_argument(
         "--output", type=Path, help="also write the page to this file, and its plots next to it"

@@ -62,7 +62,7 @@ def problems(quick: bool) -> list[Problem]:
 
 def section(field: Field) -> Section:
     """The table of training steps of forecasters."""
-    rows, rates = models.whole_steps(problems(field.quick), _builders, lambda problem: problem.batch, field)
+    rows, rates = models.whole_steps(problems(field.quick), builders, lambda problem: problem.batch, field)
     text = [
         "A complete training step of a forecaster: subtraction of the last value, patches and their linear "
         "map, dropout, an LSTM, a linear readout of the horizon plus a linear map of the history, squared "
@@ -75,7 +75,8 @@ def section(field: Field) -> Section:
     return Section("Forecasters", "\n\n".join(text))
 
 
-def _builders(problem: Problem, field: Field) -> Builders:
+def builders(problem: Problem, field: Field) -> Builders:
+    """The rivals of a problem."""
     sizes = {
         name: getattr(problem, name) for name in ("input_size", "horizon", "patch_size", "units", "readout")
     }

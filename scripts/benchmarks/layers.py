@@ -30,8 +30,7 @@ def _section(mode: Mode, shapes: Sequence[Shape], field: Field, peak: float) -> 
     for shape in shapes:
         built = built_from(rivals.layers(shape, mode, field))
         default = rivals.default_implementation(shape, field.dtype)
-        latency = _GPU_LATENCY if field.device == "gpu" else 0.0
-        limit = problems.limit(shape, mode, peak, latency)
+        limit = problems.limit(shape, mode, peak, latency(field.device))
         rows.append(row(str(shape), built, field, default, limit))
         say(f"{mode} {shape}", rows[-1])
         compiling.append({name: r.compiling for name, r in built.items() if _is_compiled(name)})
@@ -79,6 +78,11 @@ def row(
     if default and (field.only is None or default in field.only):
         times = {OWN: times[OWN], default: times[OWN], **times}
     return Row(label, times, limit, default)
+
+
+def latency(device: str) -> float:
+    """The shortest possible step of a loop in seconds."""
+    return _GPU_LATENCY if device == "gpu" else 0.0
 
 
 def say(what: str, row: Row) -> None:

@@ -55,7 +55,7 @@ def problems(quick: bool) -> list[Problem]:
 
 def section(field: Field) -> Section:
     """The table of complete training steps."""
-    rows, rates = whole_steps(problems(field.quick), _builders, _symbols, field)
+    rows, rates = whole_steps(problems(field.quick), builders, _symbols, field)
     text = [
         "A complete training step: embedding, dropout, recurrent layers, softmax, gradients, clipping and "
         "the update, with the state carried from batch to batch. lstmx runs the step of `scripts/train.py`, "
@@ -73,14 +73,14 @@ def _symbols(problem: Problem) -> int:
 
 def whole_steps(
     problems: Sequence[Any],
-    builders: Callable[[Any, Field], Builders],
+    make: Callable[[Any, Field], Builders],
     units: Callable[[Any], int],
     field: Field,
 ) -> tuple[list[Row], str]:
     """Times the training steps of problems; returns the rows, and the units per second in one line each."""
     rows, rates = [], []
     for problem in problems:
-        row = layers.row(problem.label, layers.built_from(field.asked(builders(problem, field))), field)
+        row = layers.row(problem.label, layers.built_from(field.asked(make(problem, field))), field)
         layers.say(row.label, row)
         rows.append(row)
         each = [f"{name} {units(problem) / statistics.median(ts):,.0f}" for name, ts in row.times.items()]
@@ -88,7 +88,8 @@ def whole_steps(
     return rows, "\n".join(rates)
 
 
-def _builders(problem: Problem, field: Field) -> Builders:
+def builders(problem: Problem, field: Field) -> Builders:
+    """The rivals of a problem."""
     config = problem.config
     model = {
         "vocabulary": problem.vocabulary,

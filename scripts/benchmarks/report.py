@@ -20,8 +20,8 @@ chosen implementation in parentheses). Columns named after an implementation use
 column of the default one repeats its time."""
 _RIVALS = {
     "flax": """\
-Flax is `nnx.RNN` with `OptimizedLSTMCell`, time-major, with the faster of `unroll` 1 and 4 (compile times are
-for 1).""",
+Flax is `nnx.RNN` with `OptimizedLSTMCell`, time-major, with the faster of `unroll` 1 and 4 (on a GPU 1 and 8;
+compile times are for 1).""",
     "torch": """\
 torch is `torch.nn.LSTM`, in inference mode for the forward pass; it uses oneDNN on CPUs, cuDNN on GPUs.""",
     "flush": """\

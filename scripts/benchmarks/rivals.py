@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import lstmx
+from lstmx.convert import cudnn as convert_cudnn
 from lstmx.convert import onnx as convert_onnx
 from lstmx.implementations import choice
 from scripts.benchmarks import problems, timing
@@ -23,7 +24,8 @@ from scripts.benchmarks.timing import Rival, Run
 
 OWN = "lstmx"
 FLUSH = "torch, denormals flushed"
-FLAX_UNROLLS = (1, 4)
+JAX_RNN = "jax.experimental.rnn"
+FLAX_UNROLLS = {"cpu": (1, 4), "gpu": (1, 8)}
 Builders = dict[str, Callable[[], Rival]]
 
 
@@ -72,7 +74,7 @@ class Field:
 
 def names() -> list[str]:
     """The names of all rivals that can be requested."""
-    return [*choice.IMPLEMENTATIONS, "flax", "torch", "onnxruntime"]
+    return [*choice.IMPLEMENTATIONS, "flax", "jax", "torch", "onnxruntime"]
 
 
 def owner(column: str) -> str:
@@ -121,10 +123,12 @@ def layers(shape: Shape, mode: Mode, field: Field) -> Builders:
     builders: Builders = {OWN: lambda: timing.rival(lstmx_layer(shape, mode, field.dtype))}
     for name in implementations(shape, field.dtype):
         builders[name] = functools.partial(_named_layer, shape, mode, field.dtype, name)
-    unrolls = FLAX_UNROLLS[:1] if field.quick else FLAX_UNROLLS
+    unrolls = FLAX_UNROLLS[field.device][: 1 if field.quick else 2]
     builders["flax"] = lambda: _fastest_flax(
         {str(unroll): flax_layer(shape, mode, field.dtype, unroll) for unroll in unrolls}
     )
+    if field.device == "gpu" and field.dtype == "float32":
+        builders[JAX_RNN] = lambda: timing.rival(jax_rnn_layer(shape, mode))
     arguments = (tuple(shape), mode, field.torch_device, field.dtype)
     builders |= torch_pair("layer", arguments, field)
     if field.onnxruntime and mode == "forward" and field.dtype == "float32":
@@ -189,20 +193,38 @@ def warm_up() -> None:
 def lstmx_layer(shape: Shape, mode: Mode, dtype: str, **options: Any) -> Run:
     """A run of `lstmx.scan`."""
     call, params, xs = _lstmx(shape, dtype, **options)
-    return _run(_compiled(call, mode), params, xs)
+    return _run(compiled(call, mode), params, xs)
 
 
 def flax_layer(shape: Shape, mode: Mode, dtype: str, unroll: int = 1) -> Run:
     """A run of Flax's fastest: the cell with fused matmuls, in its RNN, time-major."""
     call, params, xs = flax_call(shape, dtype, unroll)
-    return _run(_compiled(call, mode), params, xs)
+    return _run(compiled(call, mode), params, xs)
+
+
+def jax_rnn_layer(shape: Shape, mode: Mode) -> Run:
+    """A run of JAX's own LSTM by cuDNN, batch first, as it takes its inputs; it computes in float32 only."""
+    from jax.experimental import rnn
+
+    batch, steps, features, units = shape
+    cell, params = lstmx_params(shape)
+    weights = convert_cudnn.to_blob(cell, params)
+    xs = jnp.swapaxes(jnp.asarray(problems.arrays(shape).xs), 0, 1)
+    zeros = jnp.zeros((1, batch, units))
+    lengths = jnp.full(batch, steps, jnp.int32)
+
+    def call(weights, xs):
+        ys, h, c = rnn.lstm(xs, zeros, zeros, weights, lengths, features, units, 1, 0.0, False)
+        return (h, c), ys
+
+    return _run(compiled(call, mode), weights, xs)
 
 
 def program(rival: str, shape: Shape, mode: Mode, dtype: str, **options: Any) -> tuple[Callable, Any, Any]:
     """The jitted function of lstmx or flax and its arguments, for inspection."""
     make = {OWN: _lstmx, "flax": flax_call}[rival]
     call, params, xs = make(shape, dtype, **options)
-    return _compiled(call, mode), params, xs
+    return compiled(call, mode), params, xs
 
 
 def lstmx_params(shape: Shape, dtype: str = "float32") -> tuple[lstmx.LSTM, lstmx.Params]:
@@ -339,7 +361,7 @@ def _flax_carry(shape: Shape, dtype: Any = "float32"):
     return (jnp.zeros((shape.batch, shape.units), dtype),) * 2
 
 
-def _compiled(call: Callable, mode: Mode) -> Callable:
+def compiled(call: Callable, mode: Mode) -> Callable:
     """The call itself, or a training step: a loss and its gradients with respect to parameters and inputs."""
     if mode == "forward":
         return jax.jit(call)

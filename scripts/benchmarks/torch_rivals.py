@@ -187,7 +187,9 @@ def _lstm(shape: Shape, device: str, dtype: str) -> torch.nn.LSTM:
     torch.set_num_threads(threads())
     lstm = torch.nn.LSTM(shape.features, shape.units)
     lstm.load_state_dict(parameters(shape))
-    return lstm.to(device, getattr(torch, dtype))
+    lstm = lstm.to(device, getattr(torch, dtype))
+    lstm.flatten_parameters()  # which cuDNN otherwise does in every call
+    return lstm
 
 
 def _inference(call: Callable[[], object], device: str) -> Run:
@@ -224,7 +226,10 @@ def _updated(network, update, loss: torch.Tensor, clip: float, device: str) -> t
 
 @functools.cache
 def _is_cuda(device: str) -> bool:
-    return torch.device(device).type == "cuda"
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        torch.set_float32_matmul_precision("high")  # TF32, as in JAX and in torch's own LSTM
+    return is_cuda
 
 
 def _synchronized(device: str) -> None:

@@ -72,7 +72,7 @@ def jax_layers():
     yield "lstmx", lambda mode: rivals.lstmx_layer(SHAPE, mode, "float32")
     for name in rivals.implementations(SHAPE, "float32"):
         yield name, lambda mode, name=name: rivals.lstmx_layer(SHAPE, mode, "float32", implementation=name)
-    for unroll in rivals.FLAX_UNROLLS:
+    for unroll in rivals.FLAX_UNROLLS["cpu"]:
         yield f"flax {unroll}", lambda mode, unroll=unroll: rivals.flax_layer(SHAPE, mode, "float32", unroll)
 
 
@@ -410,7 +410,7 @@ WRONG = {
         "--parts",
         "layers,speed",
     ): "parts are layers, streaming, memory, scaling, ragged, models, forecasters, got speed",
-    ("--rivals", "keras"): "flax, torch, onnxruntime, got keras",
+    ("--rivals", "keras"): "flax, jax, torch, onnxruntime, got keras",
     ("--rounds", "0"): "must be a positive integer, got 0",
 }
 
