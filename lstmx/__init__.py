@@ -28,6 +28,7 @@ from lstmx.cells import (
     Params,
     SLSTMState,
 )
+from lstmx.compiled_step import CompiledStep, compile_step
 from lstmx.networks import Bidirectional, Stack
 from lstmx.regularizers import Regularized
 from lstmx.scan import scan, step, which_implementation
@@ -40,6 +41,7 @@ __all__ = [
     "SLSTM",
     "Bidirectional",
     "Cell",
+    "CompiledStep",
     "ConvLSTM",
     "Elman",
     "IndRNN",
@@ -52,6 +54,7 @@ __all__ = [
     "Regularized",
     "SLSTMState",
     "Stack",
+    "compile_step",
     "networks",
     "regularizers",
     "scan",

@@ -104,6 +104,10 @@ class Bidirectional:
         keys = jax.random.split(key)
         return BothDirections(*(c.init(k, input_size) for c, k in zip(self.cells, keys, strict=True)))
 
+    def input_shape(self, params: BothDirections) -> tuple[int, ...]:
+        """The feature axes of the inputs that the parameters are made for."""
+        return self.forward.input_shape(entries(self, "params", params)[0])
+
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> BothDirections:
         """The states of both cells before their first steps."""
         return BothDirections(*(cell.initial_state(batch_shape) for cell in self.cells))
@@ -237,6 +241,10 @@ class Stack:
             sizes = [sum(sizes[: k + 1]) for k in range(len(sizes))]
         keys = jax.random.split(key, len(self.layers))
         return tuple(layer.init(k, n) for layer, k, n in zip(self.layers, keys, sizes, strict=True))
+
+    def input_shape(self, params: tuple) -> tuple[int, ...]:
+        """The feature axes of the inputs that the parameters are made for."""
+        return self.layers[0].input_shape(entries(self, "params", params)[0])
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple:
         """The states of all layers."""

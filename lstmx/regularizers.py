@@ -125,6 +125,10 @@ class Regularized:
         """The parameters of the cell."""
         return self.cell.init(key, input_size)
 
+    def input_shape(self, params: Params) -> tuple[int, ...]:
+        """The feature axes of the inputs that the parameters are made for."""
+        return self.cell.input_shape(params)
+
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> State:
         """The state of the cell before the first step."""
         return self.cell.initial_state(batch_shape)

@@ -7,11 +7,13 @@ needed,
     worthwhile(job)       whether to choose it by default for a job that it can run
     prepare()             is called before a run, and may find that the implementation is not available after
                           all; `refusal` then returns the reason
+    stepper(cells, params, batch_shape, in_tuple)
+                          one step of plain layers outside of XLA, see `native.stepper`
     in_one_call(layers)   where all layers of a network can run in one call: returns them as one cell, which
                           also has `all_cells`, `joined` and `parted`, see `cudnn.Layers`
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -141,6 +143,30 @@ def in_one_call(layers: tuple[tuple[Cell, ...], ...], name: str | None) -> Itera
 def _is_worthwhile(job: Job, name: str) -> bool:
     own = _optional(name, "worthwhile")
     return own is None or own(job)
+
+
+def stepper(
+    cells: tuple[Cell, ...], params: tuple[Any, ...], xs: Any, in_tuple: bool
+) -> Callable[[Any, Any], tuple[Any, Any]] | None:
+    """One step of layers, each reading the one below, outside of XLA; None where there is no such way.
+
+    Args:
+      cells: the cells, their compute types resolved.
+      params: the parameters of each.
+      xs: shape and type of the inputs of one step, `[1, *batch, D]`.
+      in_tuple: whether states are tuples with one entry for each cell.
+
+    Example:
+      >>> from lstmx.cells import SLSTM
+      >>> stepper((SLSTM(4),), (), jax.ShapeDtypeStruct((1, 3, 2), "float32"), False)
+    """
+    for name in _PREFERRED_FOR_ONE_STEP:
+        jobs = [Job(cell, xs, platform=platform()) for cell in cells]
+        if _optional(name, "stepper") is None or any(refusal(job, name) for job in jobs):
+            continue
+        if prepare(jobs[0]) == name:
+            return _optional(name, "stepper")(cells, params, xs.shape[1:-1], in_tuple)
+    return None
 
 
 def _optional(name: str, function: str) -> Any:

@@ -58,7 +58,8 @@ def streaming(shapes: Sequence[Shape], field: Field) -> Section:
         say(f"streaming {shape}", rows[-1])
     text = [
         "One streaming step, float32: the state is passed in and out, and each step waits for the previous "
-        "one. `lstmx` is a jitted `lstmx.scan` over one step; `lstmx.step` is that function, jitted. "
+        "one. `lstmx` is a jitted `lstmx.scan` over one step; `lstmx.step` is that function, jitted; "
+        "`lstmx.compile_step` takes and returns arrays of NumPy here, as onnxruntime does. "
         f"Milliseconds, medians of {field.rounds} rounds.",
         tables.comparison(_HEAD, rows),
     ]

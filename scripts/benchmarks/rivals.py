@@ -24,6 +24,7 @@ from scripts.benchmarks.timing import Rival, Run
 
 OWN = "lstmx"
 FLUSH = "torch, denormals flushed"
+COMPILED = "lstmx.compile_step"
 JAX_RNN = "jax.experimental.rnn"
 FLAX_UNROLLS = {"cpu": (1, 4), "gpu": (1, 8)}
 Builders = dict[str, Callable[[], Rival]]
@@ -131,6 +132,9 @@ def layers(shape: Shape, mode: Mode, field: Field) -> Builders:
         builders[JAX_RNN] = lambda: timing.rival(jax_rnn_layer(shape, mode))
     arguments = (tuple(shape), mode, field.torch_device, field.dtype)
     builders |= torch_pair("layer", arguments, field)
+    if "torch" in builders and field.device == "gpu" and field.dtype == "bfloat16":
+        # torch has cuDNN's persistent kernels in float16 only.
+        builders["torch, float16"] = torch_pair("layer", (*arguments[:3], "float16"), field)["torch"]
     if field.onnxruntime and mode == "forward" and field.dtype == "float32":
         builders["onnxruntime"] = lambda: timing.rival(onnx_layer(shape))
     return field.asked(builders)
@@ -154,6 +158,7 @@ def steps(shape: Shape, field: Field) -> Builders:
     for name in implementations(shape, "float32"):
         builders[name] = functools.partial(_named_step, shape, name)
     builders["lstmx.step"] = lambda: timing.rival(lstmx_step(shape, "step"))
+    builders[COMPILED] = lambda: timing.rival(compiled_step(shape))
     builders["flax"] = lambda: timing.rival(flax_step(shape))
     if field.device == "cpu":
         for module in ("LSTM", "LSTMCell"):
@@ -253,6 +258,20 @@ def lstmx_step(shape: Shape, function: str, **options: Any) -> Run:
     else:
         move = jax.jit(lambda params, state, x: lstmx.scan(cell, params, x, state, **options))
     return _stream(move, params, cell.initial_state((shape.batch,)), x)
+
+
+def compiled_step(shape: Shape) -> Run:
+    """A run of one streaming step by `lstmx.compile_step`."""
+    cell, params = lstmx_params(shape)
+    step = lstmx.compile_step(cell, params, (shape.batch,))
+    x, state = problems.arrays(shape).xs[0], step.initial_state()
+
+    def run():
+        nonlocal state
+        state, y = step(state, x)
+        return jax.block_until_ready(y)
+
+    return run
 
 
 def flax_step(shape: Shape) -> Run:

@@ -121,6 +121,7 @@ def streams():
     """Runs of one step, by name, and how their outputs are found."""
     yield "scan", lambda: rivals.lstmx_step(STEP, "scan"), lambda y: y[0]
     yield "step", lambda: rivals.lstmx_step(STEP, "step"), lambda y: y
+    yield "compile_step", lambda: rivals.compiled_step(STEP), lambda y: y
     yield "flax", lambda: rivals.flax_step(STEP), lambda y: y
     yield "torch LSTM", lambda: torch_rivals().step(STEP, "LSTM"), lambda state: state[0][0]
     yield "torch LSTMCell", lambda: torch_rivals().step(STEP, "LSTMCell"), lambda state: state[0]
@@ -128,7 +129,7 @@ def streams():
 
 
 STREAMS = [
-    pytest.param(*case, id=name, marks=[] if name in ("scan", "step", "flax") else pytest.mark.conformance)
+    pytest.param(*case, id=name, marks=[] if name in ("scan", "step", "compile_step", "flax") else pytest.mark.conformance)
     for name, *case in streams()
 ]
 

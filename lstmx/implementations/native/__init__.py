@@ -17,7 +17,16 @@ from lstmx.cells.gru import GRU
 from lstmx.cells.lstm import LSTM, LSTMState
 from lstmx.implementations import fused, reference, reverse_only
 from lstmx.implementations.native import calls, library
-from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Outputs, in_jax
+from lstmx.implementations.native.layer import (
+    Arrays,
+    Flags,
+    Kernel,
+    Outputs,
+    in_jax,
+    kernel_name,
+    slot_biases,
+)
+from lstmx.implementations.native.stepping import Stepper
 from lstmx.implementations.reference import Sequence, batch_shape
 
 _REFUSAL = reverse_only.message("native")
@@ -48,6 +57,13 @@ def refusal(job) -> str | None:
     return library.refusal()
 
 
+def stepper(
+    cells: tuple[Cell, ...], params: tuple[Params, ...], batch_shape: tuple[int, ...], in_tuple: bool
+) -> Stepper:
+    """A function of state and x that makes one step of layers, each reading the one below, on a CPU."""
+    return Stepper(cells, params, batch_shape, in_tuple)
+
+
 def prepare() -> None:
     """Compiles the kernels if this machine does not have them yet; if that fails, `refusal` says so."""
     library.load()
@@ -75,7 +91,7 @@ def run(
         )  # fmt: skip
     batch, units, is_lstm = batch_shape(cell, xs), cell.hidden_size, isinstance(cell, LSTM)
     rows = math.prod(batch)
-    kernel = Kernel(_name(cell), units, reverse)
+    kernel = Kernel(kernel_name(cell), units, reverse)
 
     def flat(leaf):
         return leaf.reshape(rows, units).astype(jnp.float32)
@@ -89,7 +105,7 @@ def run(
         x=xs.reshape(xs.shape[0], rows, xs.shape[-1]),
         input=params.input["kernel"].astype(jnp.float32),
         recurrent=params.recurrent["kernel"].astype(jnp.float32),
-        bias=_slot_biases(cell, params),
+        bias=slot_biases(cell, params),
         h=h, c=c, fresh_h=fresh_h, fresh_c=fresh_c,
     )  # fmt: skip
     flags = Flags(*(None if f is None else f.reshape(-1, rows) for f in (sequence.keep, sequence.resets)))
@@ -105,26 +121,10 @@ def run(
     return final, LSTMState(c=shaped(outputs.cells, state.c), h=ys) if states else ys
 
 
-def _name(cell: LSTM | GRU | Elman) -> str:
-    return f"elman_{cell.activation}" if isinstance(cell, Elman) else type(cell).__name__.lower()
-
-
 def _is_plain(cell: LSTM | GRU | Elman) -> bool:
     if isinstance(cell, Elman):
         return cell.activation in ("tanh", "relu") and cell.gate_clip is None
     return cell.is_plain
-
-
-def _slot_biases(cell: LSTM | GRU | Elman, params: Params) -> jax.Array:
-    """The constants of the pre-activations, `[slots, H]`."""
-    units = cell.hidden_size
-    if not cell.use_bias:
-        return jnp.zeros((1 if isinstance(cell, Elman) else 4, units), jnp.float32)
-    bias = params.input["bias"].astype(jnp.float32)
-    if not isinstance(cell, GRU):
-        return bias.reshape(-1, units)
-    bias, recurrent = bias.reshape(3, units), params.recurrent["bias"].astype(jnp.float32).reshape(3, units)
-    return jnp.concatenate([bias[:2] + recurrent[:2], bias[2:], recurrent[2:]])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

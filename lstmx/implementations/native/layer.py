@@ -88,3 +88,20 @@ def _cell_and_params(kernel: Kernel, arrays: Arrays) -> tuple[Cell, Params]:
     else:
         cell = Elman(kernel.units, kernel.name.removeprefix("elman_"))
     return cell, Params({"kernel": arrays.input, "bias": bias.reshape(-1)}, recurrent)
+
+
+def kernel_name(cell: LSTM | GRU | Elman) -> str:
+    """The name in library.KERNELS of the kernel of a cell."""
+    return f"elman_{cell.activation}" if isinstance(cell, Elman) else type(cell).__name__.lower()
+
+
+def slot_biases(cell: LSTM | GRU | Elman, params: Params) -> jax.Array:
+    """The constants of the pre-activations, `[slots, H]`."""
+    units = cell.hidden_size
+    if not cell.use_bias:
+        return jnp.zeros((1 if isinstance(cell, Elman) else 4, units), jnp.float32)
+    bias = params.input["bias"].astype(jnp.float32)
+    if not isinstance(cell, GRU):
+        return bias.reshape(-1, units)
+    bias, recurrent = bias.reshape(3, units), params.recurrent["bias"].astype(jnp.float32).reshape(3, units)
+    return jnp.concatenate([bias[:2] + recurrent[:2], bias[2:], recurrent[2:]])

@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +75,26 @@ def _expected() -> str | None:
 @functools.cache
 def lanes() -> int:
     """The number of floats in a vector register, on which the layout of the tape depends."""
+    return _require().lstmx_lanes()
+
+
+def _require() -> ctypes.CDLL:
     library, reason = _loaded()
     if library is None:
         raise NotImplementedError(f'implementation "native" {reason}')
-    return library.lstmx_lanes()
+    return library
+
+
+def stepper() -> Callable[..., bool]:
+    """The C function `lstmx_step`."""
+    return _require().lstmx_step
+
+
+def threads() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache
@@ -91,6 +108,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
         reason = f"has a compiled library that cannot be loaded ({error}); delete it to compile it again"
         warnings.warn(f'implementation "native" {reason}', RuntimeWarning, stacklevel=2)
         return None, reason
+    library.lstmx_step.restype = ctypes.c_bool
     for kernel, direction in itertools.product(KERNELS, ("forward", "backward")):
         target = f"lstmx_{kernel}_{direction}"
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")

@@ -1,9 +1,8 @@
-// The entry points for XLA.
-#include <functional>
-
+// The entry points, for XLA and for streams.
 #include "backward.h"
 #include "forward.h"
-#include "helpers.h"
+#include "run.h"
+#include "step.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -31,19 +30,10 @@ Problem problem_of(bool reverse, const Array& x, const Array& input, const Array
           data(c0),  data(fresh_h),   data(fresh_c),   data(keep),                data(resets)};
 }
 
-// The least numbers of floating point operations that are worth waking, or starting, another thread.
-constexpr double kWorthATeam = 4e5, kWorthAThread = 5e6;
-
 template <typename Pass, typename Call>
-ffi::Error run(const Call& call, int gates, ffi::ThreadPool& pool) {
-  const double work = 2.0 * call.steps * call.batch * gates * call.units * (call.units + call.features);
-  const int size = work < kWorthATeam ? 1 : int(std::max<int64_t>(1, pool.num_threads()));
-  const auto schedule = [&](const std::function<void()>& help) {
-    Helpers::instance().offer(help, size - 1, work < kWorthAThread);
-  };
+ffi::Error run_with(ffi::ThreadPool& pool, const Call& call, int gates) {
   try {
-    Team team(size, schedule);
-    Pass(call, team).run();
+    run<Pass>(call, gates, pool.num_threads());
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lstmx: out of memory in a native kernel");
   }
@@ -58,7 +48,7 @@ ffi::Error forward(ffi::ThreadPool pool, bool reverse, Array x, Array input, Arr
   static_cast<Problem&>(call) =
       problem_of(reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
   call.y = data(y), call.h = data(h), call.c = data(c), call.tape = data(tape), call.cells = data(cells);
-  return run<ForwardPass<Cell>>(call, Cell::kGates, pool);
+  return run_with<ForwardPass<Cell>>(pool, call, Cell::kGates);
 }
 
 template <class Cell>
@@ -74,7 +64,7 @@ ffi::Error backward(ffi::ThreadPool pool, bool reverse, Array x, Array input, Ar
   call.d_cells = data(d_cells), call.dx = data(dx), call.d_input = data(d_input);
   call.d_recurrent = data(d_recurrent), call.d_bias = data(d_bias), call.dh0 = data(dh0);
   call.dc0 = data(dc0), call.d_fresh_h = data(d_fresh_h), call.d_fresh_c = data(d_fresh_c);
-  return run<BackwardPass<Cell>>(call, 2 * Cell::kGates, pool);
+  return run_with<BackwardPass<Cell>>(pool, call, 2 * Cell::kGates);
 }
 
 auto inputs() {
@@ -111,3 +101,13 @@ LSTMX_DEFINE(elman_relu, lstmx::Elman<true>);
 
 // The number of floats in a vector, on which the layout of the tape depends.
 extern "C" int lstmx_lanes() { return lstmx::kLanes; }
+
+// A step of layers, the lowest first; false if there is too little memory.
+extern "C" bool lstmx_step(const lstmx::StepLayer* layers, int64_t count, int64_t threads) {
+  try {
+    for (int64_t k = 0; k < count; ++k) lstmx::step(layers[k], threads);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
+}
