@@ -182,3 +182,64 @@ def test_a_serialized_export_is_read_again():
     exported = jax.export.export(step)(leaves, xs)
     again = jax.export.deserialize(exported.serialize()).call(leaves, xs)
     assert error(again, step(leaves, xs)) <= 1e-5
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": np.array([0, 3, 7])}], ids=["plain", "lengths"])
+@pytest.mark.parametrize(
+    "cell", [lstmx.LSTM(40), lstmx.GRU(37), lstmx.Elman(20)], ids=["lstm", "gru", "elman"]
+)
+def test_members_have_the_numbers_of_one(cell, options):
+    """`vmap` over parameters, or a gradient for each element, gives the same bits as single calls."""
+
+    def graded(params, xs):
+        def loss(params, xs):
+            state, ys = lstmx.scan(cell, params, xs, implementation="native", **options)
+            # Linear, so that the cotangents are the same bits however XLA computes them.
+            return jnp.sum(ys) + sum(map(jnp.sum, jax.tree.leaves(state))), (state, ys)
+
+        gradients, results = jax.grad(loss, (0, 1), has_aux=True)(params, xs)
+        return results, gradients
+
+    params = [cell.init(jax.random.key(k), 5) for k in range(3)]
+    xs = np.random.default_rng(0).normal(size=(3, 7, 3, 5)).astype(np.float32)
+    one = jax.jit(graded)
+    every = [[one(p, x) for x in xs] for p in params]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    cases = {
+        (0, 0): lambda k: every[k][k],
+        (0, None): lambda k: every[k][0],
+        (None, 0): lambda k: every[0][k],
+    }
+    for axes, expected in cases.items():
+        given = (together if axes[0] == 0 else params[0]), (xs if axes[1] == 0 else xs[0])
+        found = jax.jit(jax.vmap(graded, axes))(*given)
+        for k in range(3):
+            jax.tree.map(lambda a, b, k=k: np.testing.assert_array_equal(a[k], b), found, expected(k))
+    nested = jax.jit(jax.vmap(jax.vmap(graded, (None, 0)), (0, None)))(together, xs)
+    swapped = jax.jit(jax.vmap(jax.vmap(graded, (0, None)), (None, 0)))(together, xs)
+    for k in range(3):
+        for j in range(3):
+            jax.tree.map(lambda a, b, at=(k, j): np.testing.assert_array_equal(a[at], b), nested, every[k][j])
+            jax.tree.map(
+                lambda a, b, at=(j, k): np.testing.assert_array_equal(a[at], b), swapped, every[k][j]
+            )
+
+
+def test_an_export_of_members_holds_no_kernel():
+    pytest.importorskip("flatbuffers")
+    cell = lstmx.LSTM(4)
+    params = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *[cell.init(jax.random.key(k), 3) for k in (0, 1)]
+    )
+    xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+
+    def loss(params, xs):
+        return jnp.sum(lstmx.scan(cell, params, xs, implementation="native")[1] ** 2)
+
+    function = jax.jit(jax.vmap(jax.grad(loss), (0, None)))
+    exported = jax.export.export(function)(params, xs)
+    assert "lstmx_lstm" not in exported.mlir_module()
+    found = exported.call(params, xs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, function(params, xs)
+    )

@@ -129,7 +129,11 @@ def streams():
 
 
 STREAMS = [
-    pytest.param(*case, id=name, marks=[] if name in ("scan", "step", "compile_step", "flax") else pytest.mark.conformance)
+    pytest.param(
+        *case,
+        id=name,
+        marks=[] if name in ("scan", "step", "compile_step", "flax") else pytest.mark.conformance,
+    )
     for name, *case in streams()
 ]
 

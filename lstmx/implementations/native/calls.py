@@ -5,6 +5,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
@@ -18,10 +19,11 @@ from lstmx.implementations.native.layer import Arrays, Flags, Kernel, Outputs, i
 # Vectors of the tape for each vector of units, as in kernels/cells.h.
 _KEPT = {"lstm": 5, "gru": 4, "elman_tanh": 1, "elman_relu": 1}
 
-# Axes as letters: t time, b batch, d input features, g gates * H, h units, s slots, w floats of the tape for
-# one step and row; 0 stands for an absent array.
+# Axes as letters: m members of a sweep, t time, b batch, d input features, g gates * H, h units, s slots, w
+# floats of the tape for one step and row; 0 stands for an absent array.
 _ARRAYS = ("tbd", "dg", "hg", "sh", "bh", "bh", "bh", "bh")
 _FLAGS = ("tb", "tb")
+_MORE_BACKWARD = ("tbh", "tbw", "tbh", "bh", "bh", "tbh")  # ys, tape, cotangents
 _WEIGHTS = ("dg", "hg", "sh")
 
 
@@ -45,15 +47,34 @@ def _present(leaves, dtype=jnp.float32) -> list[jax.Array]:
     return [jnp.zeros((0,), dtype) if leaf is None else leaf for leaf in leaves]
 
 
+def _operands(backward: bool) -> list[str]:
+    """The axes of the arguments of a call."""
+    return [*_ARRAYS, *_FLAGS, *(_MORE_BACKWARD if backward else ())]
+
+
 @functools.cache
-def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
-    """The function of a list of arrays that calls the kernel."""
-    operands = [*_ARRAYS, *_FLAGS, *(("tbh", "tbw", "tbh", "bh", "bh", "tbh") if backward else ())]
+def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...], mapped: tuple[bool, ...] | None = None):
+    """The function of a list of arrays that calls the kernel.
+
+    Args:
+      kernel: the kernel.
+      backward: whether it is the reverse pass.
+      outputs: the axes of the results.
+      mapped: whether each array has an axis of members in front, and so all results have one; None where
+        there are no members.
+    """
+    operands = _operands(backward)
+    if mapped is not None:
+        operands = [
+            "m" + axes if is_mapped else axes for axes, is_mapped in zip(operands, mapped, strict=True)
+        ]
+        outputs = tuple(axes if axes == "0" else "m" + axes for axes in outputs)
 
     def on_one_device(*arrays):
         sizes = _sizes(kernel, operands, arrays)
         shapes = tuple(tuple(0 if a == "0" else sizes[a] for a in axes) for axes in outputs)
-        return _kernel_p.bind(*arrays, kernel=kernel, backward=backward, shapes=shapes)
+        members = 0 if mapped is None else sizes["m"]
+        return _kernel_p.bind(*arrays, kernel=kernel, backward=backward, shapes=shapes, members=members)
 
     sharded = _over_devices(on_one_device, operands, outputs)
 
@@ -68,18 +89,28 @@ def _call(kernel: Kernel, backward: bool, outputs: tuple[str, ...]):
             one = [jax.ShapeDtypeStruct(a.shape[b:], a.dtype) for a, b in zip(arrays, batched, strict=True)]
             results = [jnp.zeros((0, *r.shape), r.dtype) for r in jax.eval_shape(call, one)]
             return results, [True] * len(outputs)
-        weights = [k for k, axes in enumerate(operands) if axes in _WEIGHTS]
-        if backward or any(batched[k] for k in weights):
+        shown = [axes != "0" for axes in outputs]
+        if mapped is not None:
+            # Members of members: one axis of all.
+            ones = [a[0] if b else a for a, b in zip(arrays, batched, strict=True)]
+            count = _sizes(kernel, operands, ones)["m"]
+            every = zip(arrays, batched, mapped, strict=True)
+            merged = [_merge_members(*each, size, count) for each in every]
+            either = tuple(b or m for b, m in zip(batched, mapped, strict=True))
+            plain = tuple(axes.removeprefix("m") for axes in outputs)
+            results = zip(_call(kernel, backward, plain, either)(merged), shown, strict=True)
+            return [r.reshape(size, count, *r.shape[1:]) if s else r for r, s in results], shown
+        if backward or any(batched[k] for k, axes in enumerate(operands) if axes in _WEIGHTS):
             # Each element has its own weights, or gradients of weights.
-            return _one_by_one(call, arrays, batched), [True] * len(outputs)
+            present = tuple(b and a.size > 0 for a, b in zip(arrays, batched, strict=True))
+            arrays = [a if a.size else jnp.zeros((0,), a.dtype) for a in arrays]
+            return _call(kernel, backward, outputs, present)(arrays), shown
         merged = [
             _merge_batch(a, axes, is_batched, size)
             for a, axes, is_batched in zip(arrays, operands, batched, strict=True)
         ]
         results = call(merged)
-        return [_split_batch(r, axes, size) for r, axes in zip(results, outputs, strict=True)], [
-            axes != "0" for axes in outputs
-        ]
+        return [_split_batch(r, axes, size) for r, axes in zip(results, outputs, strict=True)], shown
 
     return call
 
@@ -90,16 +121,18 @@ _kernel_p = Primitive("lstmx_native")
 _kernel_p.multiple_results = True
 
 
-def _lower(ctx, *operands, kernel, backward, shapes):
+def _lower(ctx, *operands, kernel, backward, shapes, members):
     module = ctx.module_context
     if tuple(module.platforms) == ("cpu",) and not module.lowering_parameters.for_export:
         target = f"lstmx_{kernel.name}_{'backward' if backward else 'forward'}"
-        return jax.ffi.ffi_lowering(target)(ctx, *operands, reverse=kernel.reverse)
+        return jax.ffi.ffi_lowering(target)(ctx, *operands, reverse=kernel.reverse, members=np.int64(members))
     function = functools.partial(_backward_in_jax if backward else _forward_in_jax, kernel, shapes)
+    if members:
+        function = functools.partial(_members_in_jax, backward, kernel, shapes)
     return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "backward", "shapes"))
+@functools.partial(jax.jit, static_argnames=("kernel", "backward", "shapes", "members"))
 def _compiled(*operands, **params):
     return _kernel_p.bind(*operands, **params)
 
@@ -131,6 +164,15 @@ def _backward_in_jax(kernel, shapes, *operands):
     return _filled(jax.vjp(outputs, arrays)[1](cotangents)[0], shapes)
 
 
+def _members_in_jax(backward, kernel, shapes, *operands):
+    axes = [0 if a.ndim > len(own) else None for a, own in zip(operands, _operands(backward), strict=True)]
+    # Absent results have no axis of members.
+    one_shapes = tuple(shape if 0 in shape else shape[1:] for shape in shapes)
+    out_axes = [None if 0 in shape else 0 for shape in shapes]
+    one = functools.partial(_backward_in_jax if backward else _forward_in_jax, kernel, one_shapes)
+    return jax.vmap(one, axes, out_axes)(*operands)
+
+
 _fused = functools.partial(fused.run, locked=None)
 
 
@@ -158,14 +200,13 @@ def _sizes(kernel: Kernel, operands, arrays) -> dict[str, int]:
     return sizes
 
 
-def _one_by_one(call, arrays, batched):
-    own = [a for a, is_batched in zip(arrays, batched, strict=True) if is_batched]
-
-    def one(own):
-        own = iter(own)
-        return call([next(own) if b else a for a, b in zip(arrays, batched, strict=True)])
-
-    return jax.lax.map(one, own)
+def _merge_members(array, is_batched: bool, is_mapped: bool, size: int, count: int):
+    """`[size, count, ...]` as `[size * count, ...]`, where either axis may be missing."""
+    if not (is_batched or is_mapped) or not array.size:
+        return array[0] if is_batched else array
+    if is_batched and is_mapped:
+        return array.reshape(size * count, *array.shape[2:])
+    return jnp.repeat(array, count, axis=0) if is_batched else jnp.concatenate([array] * size)
 
 
 def _merge_batch(array, axes: str, is_batched: bool, size: int):
@@ -200,7 +241,7 @@ def _over_devices(function, operands, outputs):
             parts = function(*arrays)
             if rows is None:
                 return parts
-            summed = [axes in _WEIGHTS for axes in outputs]
+            summed = [axes.removeprefix("m") in _WEIGHTS for axes in outputs]
             return [jax.lax.psum(p, rows) if s else p for p, s in zip(parts, summed, strict=True)]
 
         given, made = map(sharding, operands, arguments), map(sharding, outputs, results)

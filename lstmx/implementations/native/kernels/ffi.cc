@@ -14,26 +14,49 @@ using Array = ffi::Buffer<ffi::F32>;
 using Flags = ffi::Buffer<ffi::PRED>;
 using Result = ffi::Result<Array>;
 
-// Arrays that a cell or a call does not have are passed empty.
-const float* data(const Array& a) { return a.element_count() ? a.typed_data() : nullptr; }
-float* data(Result& a) { return a->element_count() ? a->typed_data() : nullptr; }
-const uint8_t* data(const Flags& f) {
-  return f.element_count() ? reinterpret_cast<const uint8_t*>(f.typed_data()) : nullptr;
+// The part of an array that is one member's. Arrays that a cell or a call does not have are passed empty; those
+// without an axis of members, whose rank is then `rank`, belong to all of them.
+struct Member {
+  int64_t index, count;
+
+  template <typename T>
+  T* of(T* data, int64_t elements, int64_t axes, int64_t rank) const {
+    if (elements == 0) return nullptr;
+    return axes > rank ? data + index * (elements / count) : data;
+  }
+  const float* of(const Array& a, int64_t rank) const {
+    return of(a.typed_data(), a.element_count(), a.dimensions().size(), rank);
+  }
+  float* of(Result& a, int64_t rank) const {
+    return of(a->typed_data(), a->element_count(), a->dimensions().size(), rank);
+  }
+  const uint8_t* of(const Flags& f, int64_t rank) const {
+    const auto* data = reinterpret_cast<const uint8_t*>(f.typed_data());
+    return of(data, f.element_count(), f.dimensions().size(), rank);
+  }
+};
+
+int64_t size(const Array& a, int from_last) { return a.dimensions()[a.dimensions().size() - from_last]; }
+
+Problem problem_of(Member m, bool reverse, const Array& x, const Array& input, const Array& recurrent,
+                   const Array& bias, const Array& h0, const Array& c0, const Array& fresh_h,
+                   const Array& fresh_c, const Flags& keep, const Flags& resets) {
+  return {size(x, 3),     size(x, 2),          size(x, 1),    size(recurrent, 2), reverse,
+          m.of(x, 3),     m.of(input, 2),      m.of(recurrent, 2), m.of(bias, 2), m.of(h0, 2),
+          m.of(c0, 2),    m.of(fresh_h, 2),    m.of(fresh_c, 2),   m.of(keep, 2), m.of(resets, 2)};
 }
 
-Problem problem_of(bool reverse, const Array& x, const Array& input, const Array& recurrent, const Array& bias,
-                   const Array& h0, const Array& c0, const Array& fresh_h, const Array& fresh_c,
-                   const Flags& keep, const Flags& resets) {
-  const auto shape = x.dimensions();
-  return {shape[0],  shape[1],        shape[2],        recurrent.dimensions()[0], reverse,
-          data(x),   data(input),     data(recurrent), data(bias),                data(h0),
-          data(c0),  data(fresh_h),   data(fresh_c),   data(keep),                data(resets)};
-}
-
-template <typename Pass, typename Call>
-ffi::Error run_with(ffi::ThreadPool& pool, const Call& call, int gates) {
+// `members` is 0 where arrays have no axis of members.
+template <typename Pass, typename Call, typename Make>
+ffi::Error run_with(ffi::ThreadPool& pool, int64_t members, int gates, const Make& make) {
   try {
-    run<Pass>(call, gates, pool.num_threads());
+    if (members == 0) {
+      run<Pass>(make(Member{0, 1}), gates, pool.num_threads());
+    } else {
+      std::vector<Call> calls;
+      for (int64_t k = 0; k < members; ++k) calls.push_back(make(Member{k, members}));
+      run_members<Pass>(calls, gates, pool.num_threads());
+    }
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lstmx: out of memory in a native kernel");
   }
@@ -41,36 +64,43 @@ ffi::Error run_with(ffi::ThreadPool& pool, const Call& call, int gates) {
 }
 
 template <class Cell>
-ffi::Error forward(ffi::ThreadPool pool, bool reverse, Array x, Array input, Array recurrent, Array bias,
-                   Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets, Result y,
-                   Result h, Result c, Result tape, Result cells) {
-  Forward call;
-  static_cast<Problem&>(call) =
-      problem_of(reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
-  call.y = data(y), call.h = data(h), call.c = data(c), call.tape = data(tape), call.cells = data(cells);
-  return run_with<ForwardPass<Cell>>(pool, call, Cell::kGates);
+ffi::Error forward(ffi::ThreadPool pool, bool reverse, int64_t members, Array x, Array input, Array recurrent,
+                   Array bias, Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets,
+                   Result y, Result h, Result c, Result tape, Result cells) {
+  return run_with<ForwardPass<Cell>, Forward>(pool, members, Cell::kGates, [&](Member m) {
+    Forward call;
+    static_cast<Problem&>(call) =
+        problem_of(m, reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
+    call.y = m.of(y, 3), call.h = m.of(h, 2), call.c = m.of(c, 2), call.tape = m.of(tape, 3);
+    call.cells = m.of(cells, 3);
+    return call;
+  });
 }
 
 template <class Cell>
-ffi::Error backward(ffi::ThreadPool pool, bool reverse, Array x, Array input, Array recurrent, Array bias,
-                    Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets, Array y,
-                    Array tape, Array dy, Array dh, Array dc, Array d_cells, Result dx, Result d_input,
-                    Result d_recurrent, Result d_bias, Result dh0, Result dc0, Result d_fresh_h,
-                    Result d_fresh_c) {
-  Backward call;
-  static_cast<Problem&>(call) =
-      problem_of(reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
-  call.y = data(y), call.tape = data(tape), call.dy = data(dy), call.dh = data(dh), call.dc = data(dc);
-  call.d_cells = data(d_cells), call.dx = data(dx), call.d_input = data(d_input);
-  call.d_recurrent = data(d_recurrent), call.d_bias = data(d_bias), call.dh0 = data(dh0);
-  call.dc0 = data(dc0), call.d_fresh_h = data(d_fresh_h), call.d_fresh_c = data(d_fresh_c);
-  return run_with<BackwardPass<Cell>>(pool, call, 2 * Cell::kGates);
+ffi::Error backward(ffi::ThreadPool pool, bool reverse, int64_t members, Array x, Array input,
+                    Array recurrent, Array bias, Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep,
+                    Flags resets, Array y, Array tape, Array dy, Array dh, Array dc, Array d_cells, Result dx,
+                    Result d_input, Result d_recurrent, Result d_bias, Result dh0, Result dc0,
+                    Result d_fresh_h, Result d_fresh_c) {
+  return run_with<BackwardPass<Cell>, Backward>(pool, members, 2 * Cell::kGates, [&](Member m) {
+    Backward call;
+    static_cast<Problem&>(call) =
+        problem_of(m, reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
+    call.y = m.of(y, 3), call.tape = m.of(tape, 3), call.dy = m.of(dy, 3), call.dh = m.of(dh, 2);
+    call.dc = m.of(dc, 2), call.d_cells = m.of(d_cells, 3), call.dx = m.of(dx, 3);
+    call.d_input = m.of(d_input, 2), call.d_recurrent = m.of(d_recurrent, 2), call.d_bias = m.of(d_bias, 2);
+    call.dh0 = m.of(dh0, 2), call.dc0 = m.of(dc0, 2), call.d_fresh_h = m.of(d_fresh_h, 2);
+    call.d_fresh_c = m.of(d_fresh_c, 2);
+    return call;
+  });
 }
 
 auto inputs() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
       .Attr<bool>("reverse")
+      .Attr<int64_t>("members")
       .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
       .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
       .Arg<Flags>().Arg<Flags>();
