@@ -33,13 +33,24 @@ from scripts.benchmarks import (
     report,
     rivals,
     scaling,
+    text_models,
     timing,
 )
 from scripts.benchmarks.problems import Shape
 from scripts.benchmarks.rivals import Field
 from scripts.benchmarks.tables import Section
 
-PARTS = ("layers", "streaming", "memory", "scaling", "ragged", "models", "forecasters", "members")
+PARTS = (
+    "layers",
+    "streaming",
+    "memory",
+    "scaling",
+    "ragged",
+    "models",
+    "text_models",
+    "forecasters",
+    "members",
+)
 _LISTS = {"measured": problems.SHAPES, "published": problems.PUBLISHED}
 
 
@@ -113,7 +124,7 @@ def measured(
         return [ragged.section(field, stem)]
     if part == "members":
         return [members.section(problems.TINY[:1] if field.quick else members.SHAPES, field)]
-    return [models.section(field) if part == "models" else forecasters.section(field)]
+    return [{"models": models, "text_models": text_models, "forecasters": forecasters}[part].section(field)]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ class PairedProcess:
         self._process.stdout.close()
 
     def rival(self, function: str, *arguments: Any) -> Rival:
-        """A function of torch_rivals.py with its arguments, built and timed in that process."""
+        """A function by its name (`torch_rivals.named`), built and timed in that process."""
         number, compiling = self._ask({"function": function, "arguments": arguments})
         return Rival(lambda runs: self._ask({"rival": number, "runs": runs}), compiling)
 
@@ -75,7 +75,7 @@ def serve() -> None:
         elif "flushes" in question:
             answer = torch_rivals.flushes_denormals()
         else:
-            rivals.append(rival(getattr(torch_rivals, question["function"])(*question["arguments"])))
+            rivals.append(rival(torch_rivals.named(question["function"])(*question["arguments"])))
             answer = len(rivals) - 1, rivals[-1].compiling
         print(json.dumps(answer), flush=True)
 

@@ -146,7 +146,7 @@ def torch_pair(function: str, arguments: tuple, field: Field) -> Builders:
     if field.torch:
         from scripts.benchmarks import torch_rivals
 
-        builders["torch"] = lambda: timing.rival(getattr(torch_rivals, function)(*arguments))
+        builders["torch"] = lambda: timing.rival(torch_rivals.named(function)(*arguments))
     if field.paired is not None:
         builders[FLUSH] = lambda: field.paired.rival(function, *arguments)
     return builders

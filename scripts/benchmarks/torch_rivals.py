@@ -1,6 +1,7 @@
 """The rivals of torch. Imports neither jax nor lstmx, since a second process also runs it (see paired.py)."""
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -106,7 +107,7 @@ def model_step(
         logits, state = network(inputs, state)
         state = tuple(part.detach() for part in state)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return _updated(network, update, loss, clip, device)
+        return updated(network, update, loss, clip, device)
 
     return run
 
@@ -153,9 +154,15 @@ def forecaster_step(batch: int, sizes: dict, learning_rate: float, clip: float, 
 
     def run():
         loss = torch.nn.functional.mse_loss(network(history), target)
-        return _updated(network, update, loss, clip, device)
+        return updated(network, update, loss, clip, device)
 
     return run
+
+
+def named(function: str) -> Callable[..., Run]:
+    """A function of this module, or of another one of this folder: `"module.function"`."""
+    module, _, name = function.rpartition(".")
+    return getattr(importlib.import_module(f"scripts.benchmarks.{module or 'torch_rivals'}"), name)
 
 
 def matmul(size: int) -> Run:
@@ -214,7 +221,7 @@ def _training(module, inputs, loss: Callable[[], torch.Tensor], device: str) -> 
     return run
 
 
-def _updated(network, update, loss: torch.Tensor, clip: float, device: str) -> torch.Tensor:
+def updated(network, update, loss: torch.Tensor, clip: float, device: str) -> torch.Tensor:
     """The loss, after updating the network."""
     update.zero_grad(set_to_none=True)
     loss.backward()

@@ -26,6 +26,7 @@ from scripts.benchmarks import (
     parallel,
     problems,
     rivals,
+    text_models,
     timing,
 )
 from scripts.benchmarks.budgeted import Order
@@ -155,7 +156,7 @@ def _streaming(field: Field, results: Results) -> None:
 
 
 def _models(field: Field, results: Results) -> None:
-    for module in (models, forecasters):
+    for module in (models, text_models, forecasters):
         for problem in module.problems(field.quick):
             table = {
                 ("models", problem.label): lambda module=module, problem=problem: (

@@ -11,7 +11,7 @@ from flax import nnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lstmx.models import DirectForecaster, LanguageModel, Point
-from scripts.benchmarks import forecasters, models, rivals
+from scripts.benchmarks import forecasters, models, rivals, text_models
 
 pytestmark = pytest.mark.full
 
@@ -63,6 +63,31 @@ def test_forecasters_are_the_same_and_learn():
     run = torch_rivals().forecaster_step(4, sizes, 0.01, 1.0)
     losses = [float(run()) for _ in range(30)]
     assert losses[-1] < 0.97 * losses[0]
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("problem", text_models.problems(quick=True), ids=lambda problem: problem.name)
+def test_text_models_are_the_same_and_learn(problem):
+    torch_rivals()
+    run = text_models.lstmx_step(problem)
+    losses = [float(run()["loss"]) for _ in range(60)]
+    assert losses[-1] < 0.97 * losses[0]
+    task = text_models.task_of(problem)
+    params, _ = task.init(jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    from scripts.benchmarks import torch_text_models
+
+    built = []
+    made = torch_text_models._made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_text_models, "_made", lambda *args: built.append(made(*args)) or built[-1])
+        with rivals.field("cpu", ("torch",)) as field:
+            builders = text_models.builders(problem, field)
+            builders["torch"]()
+            (network, _), units = built[0], problem.config.model.hidden_size
+            # torch has a second bias in each direction and in its cell.
+            more = 2 * 4 * units if problem.name == "sentiment" else 2 * 4 * units // 2 + 4 * units
+            assert sum(p.numel() for p in network.parameters()) == count + more
 
 
 def test_the_table_of_forecasters():
