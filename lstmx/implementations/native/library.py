@@ -4,7 +4,7 @@ They are not an extension module that is built on installation, because `pip ins
 compiler or fail, or wheels would have to be built for the oldest supported processor, and register tiles for
 another instruction set are several times slower. Compiled at first use, by the machine's compiler for its own
 processor, one source serves all machines, and those without a compiler use the other implementations. The
-cost is one compilation of about ten seconds.
+cost is one compilation of 10 to 40 seconds.
 
     LSTMX_NATIVE=0      never use (or compile) the kernels
     LSTMX_CACHE_DIR     the folder of the compiled library; by default XDG_CACHE_HOME/lstmx or ~/.cache/lstmx
@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import jax
 import jaxlib
+import numpy as np
 
 try:
     import fcntl
@@ -90,6 +91,14 @@ def stepper() -> Callable[..., bool]:
     return _require().lstmx_step
 
 
+def packed(layer: ctypes.Structure) -> np.ndarray:
+    """The weights of a layer (`stepping.StepLayer`) in the order in which the kernels read them."""
+    library = _require()
+    to = np.empty(library.lstmx_packed_floats(ctypes.byref(layer)), np.float32)
+    library.lstmx_pack(ctypes.byref(layer), to.ctypes.data_as(ctypes.c_void_p))
+    return to
+
+
 def threads() -> int:
     """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -108,7 +117,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
         reason = f"has a compiled library that cannot be loaded ({error}); delete it to compile it again"
         warnings.warn(f'implementation "native" {reason}', RuntimeWarning, stacklevel=2)
         return None, reason
-    library.lstmx_step.restype = ctypes.c_bool
+    library.lstmx_step.restype, library.lstmx_packed_floats.restype = ctypes.c_bool, ctypes.c_int64
     for kernel, direction in itertools.product(KERNELS, ("forward", "backward")):
         target = f"lstmx_{kernel}_{direction}"
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
@@ -206,7 +215,7 @@ def _locked(path: Path):
 
 def _compile(compiler: list[str], path: Path, log: Path) -> None:
     """Compiles to a temporary file and renames it, or writes the compiler's messages to the log."""
-    _log.warning("compiling lstmx's CPU kernels, once for this machine (about ten seconds): %s", path)
+    _log.warning("compiling lstmx's CPU kernels, once for this machine (up to a minute): %s", path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     command = [*compiler, *FLAGS, *_machine_flags(), f"-I{jax.ffi.include_dir()}"]

@@ -26,7 +26,7 @@ class StepLayer(ctypes.Structure):
 
     _fields_ = (
         *[(name, ctypes.c_int64) for name in ("kind", "batch", "features", "units")],
-        *[(name, _FLOATS) for name in ("x", "input", "recurrent", "bias", "h", "c", "y")],
+        *[(name, _FLOATS) for name in ("x", "input", "recurrent", "bias", "packed", "h", "c", "y")],
     )
 
 
@@ -61,9 +61,13 @@ class Stepper:
             h, y = np.zeros((2, *batch_shape, units), np.float32)
             c = np.zeros_like(h) if isinstance(cell, LSTM) else None
             kind = library.KERNELS.index(kernel_name(cell))
-            pointers = [None if a is None else a.ctypes.data_as(_FLOATS) for a in (below, *weights, h, c, y)]
+            arrays = (below, *weights, None, h, c, y)
+            pointers = [None if a is None else a.ctypes.data_as(_FLOATS) for a in arrays]
             layers.append(StepLayer(kind, rows, below.shape[-1], units, *pointers))
             self._kept += [*weights, y]
+            if rows > 1:  # the kernel of a single row reads them as they are
+                self._kept.append(library.packed(layers[-1]))
+                layers[-1].packed = self._kept[-1].ctypes.data_as(_FLOATS)
             self._states.append((h,) if c is None else (c, h))
             below = y
         self._y = below

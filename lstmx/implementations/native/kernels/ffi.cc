@@ -68,7 +68,7 @@ ffi::Error forward(ffi::ThreadPool pool, bool reverse, int64_t members, Array x,
                    Array bias, Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets,
                    Result y, Result h, Result c, Result tape, Result cells) {
   return run_with<ForwardPass<Cell>, Forward>(pool, members, Cell::kGates, [&](Member m) {
-    Forward call;
+    Forward call{};
     static_cast<Problem&>(call) =
         problem_of(m, reverse, x, input, recurrent, bias, h0, c0, fresh_h, fresh_c, keep, resets);
     call.y = m.of(y, 3), call.h = m.of(h, 2), call.c = m.of(c, 2), call.tape = m.of(tape, 3);
@@ -140,4 +140,13 @@ extern "C" bool lstmx_step(const lstmx::StepLayer* layers, int64_t count, int64_
     return false;
   }
   return true;
+}
+
+// The number of floats of a layer's packed weights, which `lstmx_pack` writes.
+extern "C" int64_t lstmx_packed_floats(const lstmx::StepLayer* layer) {
+  return lstmx::packed_floats(layer->features, layer->units, lstmx::gates(layer->kind));
+}
+
+extern "C" void lstmx_pack(const lstmx::StepLayer* layer, float* to) {
+  lstmx::pack(to, layer->input, layer->recurrent, layer->features, layer->units, lstmx::gates(layer->kind));
 }

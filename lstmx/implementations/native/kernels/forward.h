@@ -25,6 +25,19 @@ struct Weights {
   }
 };
 
+// The weights of both maps, packed: those of the input map first.
+inline int64_t packed_floats(int64_t features, int64_t units, int gates) {
+  return (units + kLanes - 1) / kLanes * kLanes * gates * (features + units);
+}
+
+inline void pack(float* to, const float* input, const float* recurrent, int64_t features, int64_t units, int gates) {
+  const int64_t blocks = (units + kLanes - 1) / kLanes;
+  for (int64_t b = 0; b < blocks; ++b) {
+    pack_by_unit(to + b * features * gates * kLanes, input, features, units, gates, b);
+    pack_by_unit(to + (blocks * features + b * units) * gates * kLanes, recurrent, units, units, gates, b);
+  }
+}
+
 template <class Cell>
 class ForwardPass {
  public:
@@ -34,14 +47,14 @@ class ForwardPass {
         blocks_(problem.blocks()),
         chunks_(chunk_count()),
         hoists_(p_.batch < 3 * chunks_ && p_.steps >= 2 * kRows),
-        packs_(p_.steps * ((p_.batch / chunks_ + kRows - 1) / kRows) >= 4),
+        packs_(p_.packed != nullptr || p_.steps * ((p_.batch / chunks_ + kRows - 1) / kRows) >= 4),
         steps_at_once_(hoists_ ? std::min<int64_t>(p_.steps, std::max<int64_t>(1, 256 / p_.batch)) : p_.steps),
-        weights_((packs_ ? blocks_ : 1) * kLanes * Cell::kGates * (p_.features + p_.units)),
+        weights_(p_.packed ? 0 : (packs_ ? blocks_ : 1) * kLanes * Cell::kGates * (p_.features + p_.units)),
         bias_(blocks_ * Cell::kSlots * kLanes),
         cells_(Cell::kHasCell ? p_.batch * blocks_ * kLanes : 0),
         mapped_(hoists_ ? 2 * steps_at_once_ * p_.batch * blocks_ * Cell::kSlots * kLanes : 0),
-        input_{p_.input, weights_.data(), p_.features, p_.units, Cell::kGates, packs_},
-        recurrent_{p_.recurrent, weights_.data() + (packs_ ? blocks_ : 1) * kLanes * Cell::kGates * p_.features,
+        input_{p_.input, packed(), p_.features, p_.units, Cell::kGates, packs_},
+        recurrent_{p_.recurrent, packed() + (packs_ ? blocks_ : 1) * kLanes * Cell::kGates * p_.features,
                    p_.units, p_.units, Cell::kGates, packs_} {}
 
   void run() {
@@ -103,10 +116,13 @@ class ForwardPass {
   }
   int64_t chunk_begin(int64_t k) const { return p_.batch * k / chunks_; }
 
+  // Nothing is written to it if the caller has packed it.
+  float* packed() const { return p_.packed ? const_cast<float*>(p_.packed) : weights_.data(); }
+
   void prepare() {
     // Packs all blocks, or only the last one if it is not full.
     const int64_t first = packs_ ? 0 : blocks_ - 1;
-    if (packs_ || p_.units % kLanes) {
+    if (!p_.packed && (packs_ || p_.units % kLanes)) {
       team_.run(blocks_ - first, [&](int64_t k) {
         for (const Weights& w : {input_, recurrent_}) {
           float* to = w.packed + (packs_ ? k * w.rows * kGates * kLanes : 0);

@@ -36,6 +36,7 @@ struct Forward : Problem {
   float *y, *h, *c;  // [T, B, H], [B, H], [B, H]
   float* tape;       // [T, B, H / lanes, kept, lanes], or null in inference
   float* cells;      // [T, B, H], or null
+  const float* packed = nullptr;  // both weights, packed by `pack`, or null
 };
 
 struct Backward : Problem {
