@@ -36,6 +36,13 @@ struct Member {
   }
 };
 
+// Of all members at once: the part of one may be too small for a huge page.
+void advise(const std::initializer_list<Result*>& results) {
+  for (Result* r : results) {
+    if ((*r)->element_count()) advise_huge_pages((*r)->typed_data(), 4 * (*r)->element_count());
+  }
+}
+
 int64_t size(const Array& a, int from_last) { return a.dimensions()[a.dimensions().size() - from_last]; }
 
 Problem problem_of(Member m, bool reverse, const Array& x, const Array& input, const Array& recurrent,
@@ -67,6 +74,7 @@ template <class Cell>
 ffi::Error forward(ffi::ThreadPool pool, bool reverse, int64_t members, Array x, Array input, Array recurrent,
                    Array bias, Array h0, Array c0, Array fresh_h, Array fresh_c, Flags keep, Flags resets,
                    Result y, Result h, Result c, Result tape, Result cells) {
+  if (members) advise({&y, &tape, &cells});
   return run_with<ForwardPass<Cell>, Forward>(pool, members, Cell::kGates, [&](Member m) {
     Forward call{};
     static_cast<Problem&>(call) =
@@ -83,6 +91,7 @@ ffi::Error backward(ffi::ThreadPool pool, bool reverse, int64_t members, Array x
                     Flags resets, Array y, Array tape, Array dy, Array dh, Array dc, Array d_cells, Result dx,
                     Result d_input, Result d_recurrent, Result d_bias, Result dh0, Result dc0,
                     Result d_fresh_h, Result d_fresh_c) {
+  if (members) advise({&dx, &d_input, &d_recurrent});
   return run_with<BackwardPass<Cell>, Backward>(pool, members, 2 * Cell::kGates, [&](Member m) {
     Backward call;
     static_cast<Problem&>(call) =
