@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from variants import EVERY, cross_section
+from variants import EVERY
 
 import lstmx
 from lstmx.implementations import choice, native
@@ -83,7 +83,8 @@ def test_other_networks(name):
     assert not is_native(compare(OTHERS[name], drawn(OTHERS[name]), (2,)))
 
 
-@pytest.mark.parametrize("name", cross_section(EVERY))
+@pytest.mark.full
+@pytest.mark.parametrize("name", EVERY)
 def test_every_cell(name):
     cell = EVERY[name](8)
     features = 2 * 8 if isinstance(cell, lstmx.IndRNN) else 5
