@@ -24,6 +24,13 @@ class CompiledStep:
       batch_shape: the batch axes of inputs, outputs and states.
       input_shape: the shape of an input, `(*batch, D)`.
       dtype: the type of an input.
+
+    Example:
+      >>> import lstmx
+      >>> cell = lstmx.GRU(4)
+      >>> step = lstmx.compile_step(cell, cell.init(jax.random.key(0), input_size=3), batch_shape=(2,))
+      >>> step.input_shape, step.dtype
+      ((2, 3), dtype('float32'))
     """
 
     def __init__(
@@ -120,7 +127,8 @@ def compile_step(
         dtype = jnp.result_type(*jax.tree.leaves(params))
     if not has(network, Network):
         base.require_params_type(cast(Cell, network), params)
-    x = jax.ShapeDtypeStruct((*batch_shape, *network.input_shape(params)), dtype)
+    features = cast(Any, network).input_shape(params)
+    x = jax.ShapeDtypeStruct((*batch_shape, *features), dtype)
     state = start(network, params, batch_shape)
     # Refuses what has no step, and brings the state to the types that a step returns.
     after, _ = jax.eval_shape(lambda state, x: step(network, params, state, x), state, x)

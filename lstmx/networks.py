@@ -105,7 +105,7 @@ class Bidirectional:
         return BothDirections(*(c.init(k, input_size) for c, k in zip(self.cells, keys, strict=True)))
 
     def input_shape(self, params: BothDirections) -> tuple[int, ...]:
-        """The feature axes of the inputs that the parameters are made for."""
+        """The feature axes of an input."""
         return self.forward.input_shape(entries(self, "params", params)[0])
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> BothDirections:
@@ -231,8 +231,7 @@ class Stack:
     @property
     def is_stochastic(self) -> bool:
         """Whether a key makes a difference."""
-        drops = self.dropout_rate > 0 and len(self.layers) > 1
-        return drops or any(map(is_stochastic, self.layers))
+        return (self.dropout_rate > 0 and len(self.layers) > 1) or any(map(is_stochastic, self.layers))
 
     def init(self, key: jax.Array, input_size: int) -> tuple:
         """Draws the parameters of all layers."""
@@ -243,7 +242,7 @@ class Stack:
         return tuple(layer.init(k, n) for layer, k, n in zip(self.layers, keys, sizes, strict=True))
 
     def input_shape(self, params: tuple) -> tuple[int, ...]:
-        """The feature axes of the inputs that the parameters are made for."""
+        """The feature axes of an input."""
         return self.layers[0].input_shape(entries(self, "params", params)[0])
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> tuple:

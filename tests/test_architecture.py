@@ -17,7 +17,7 @@ SOURCES = sorted(
 )
 
 # For each part of lstmx, the parts that it may import; "" is lstmx/__init__.py.
-CORE = {"cells", "scan", "networks", "regularizers"}
+CORE = {"cells", "scan", "networks", "regularizers", "compiled_step"}
 ARROWS = {
     "cells": {"cells"},
     "implementations": {"cells", "implementations"},
@@ -25,6 +25,7 @@ ARROWS = {
     "scan": {"axes", "cells", "implementations"},
     "networks": {"cells", "implementations", "scan"},
     "regularizers": {"cells", "scan"},
+    "compiled_step": {"cells", "implementations", "scan", "networks", "regularizers"},
     "convert": {"cells", "implementations", "scan", "networks", "nested", "convert"},
     "nested": {"cells"},
     "batch_major": {"axes", "cells", "scan"},

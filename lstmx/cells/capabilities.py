@@ -102,9 +102,6 @@ class Network(Protocol):
     def init(self) -> Callable[[jax.Array, int], PyTree]:
         """Draws the parameters of all cells."""
 
-    def input_shape(self, params: Any) -> tuple[int, ...]:
-        """The feature axes of the inputs that `params` are made for."""
-
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The states of all cells before the first step."""
 
