@@ -313,16 +313,11 @@ class BackwardPass {
   LSTMX_INLINE void gradient_tile(float* to, bool adds, const float* inputs, const float* da, int64_t rows, int n,
                                   const int (&slots)[kGates]) {
     Vec sum[R][kGates] = {};
+    int order[kGates];
+    for (int g = 0; g < kGates; ++g) order[g] = g;
 #pragma GCC unroll 2
     for (int64_t i = 0; i < rows; ++i, inputs += kStride, da += kGateBlock) {
-      Vec d[kGates];
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) d[g] = load(da + slots[g] * kLanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int g = 0; g < kGates; ++g) sum[r][g] += inputs[r] * d[g];
-      }
+      add_products(sum, [&](int r) { return inputs[r]; }, [&](int g) { return load(da + slots[g] * kLanes); }, order);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {

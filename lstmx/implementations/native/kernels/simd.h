@@ -19,12 +19,12 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
-// Rows of a register tile of four vectors: together with four vectors of weights they must fit into the
-// registers, 32 on AVX-512 and NEON, otherwise 16. A tile that does not fit is several times slower.
+// Rows of a register tile of four vectors: the sums and the operands of a step must fit into the registers, 32
+// on AVX-512 and NEON, otherwise 16. A tile that does not fit is several times slower.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kRows = 7;
+constexpr int kRegisters = 32, kRows = 7;
 #else
-constexpr int kRows = 3;
+constexpr int kRegisters = 16, kRows = 3;
 #endif
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));

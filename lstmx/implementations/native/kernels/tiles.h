@@ -31,6 +31,32 @@ LSTMX_INLINE void split(int64_t total, int64_t most, const F& f) {
   }
 }
 
+// sum[r][slots[v]] += x(r) * weight(v), of floats x(r) and vectors weight(v).
+template <int R, int V, int S, typename Factor, typename Weight>
+LSTMX_INLINE void add_products(Vec (&sum)[R][S], const Factor& x, const Weight& weight, const int (&slots)[V]) {
+  if constexpr (R * V + R + 1 <= kRegisters && R * V + V + 1 > kRegisters) {
+    // One vector of weights at a time: with all of them the compiler stores sums to memory.
+    Vec rows[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) rows[r] = splat(x(r));
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vec w = weight(v);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r][slots[v]] += rows[r] * w;
+    }
+  } else {
+    Vec w[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) w[v] = weight(v);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][slots[v]] += x(r) * w[v];
+    }
+  }
+}
+
 // sum[r][slots[v]] += rows[r][k] * w[k][v] for k < count: vector v of row k of the weights lies at
 // w + k * row_stride + v * vector_stride.
 template <int R, int V, int S>
@@ -41,14 +67,7 @@ LSTMX_INLINE void multiply(Vec (&sum)[R][S], const float* const* rows, int64_t c
   for (int r = 0; r < R; ++r) x[r] = rows[r];
 #pragma GCC unroll 2
   for (int64_t k = 0; k < count; ++k, w += row_stride) {
-    Vec weights[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) weights[v] = load(w + v * vector_stride);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][slots[v]] += x[r][k] * weights[v];
-    }
+    add_products(sum, [&](int r) { return x[r][k]; }, [&](int v) { return load(w + v * vector_stride); }, slots);
   }
 }
 
