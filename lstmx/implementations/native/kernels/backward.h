@@ -19,7 +19,7 @@ class BackwardPass {
         team_(team),
         blocks_(problem.blocks()),
         chunks_(std::max<int64_t>({std::min<int64_t>(team.size(), (p_.batch + 3) / 4),
-                                   p_.batch / (4 * kRows) / team.size() * team.size(), 1})),
+                                   p_.batch / kChunkRows / team.size() * team.size(), 1})),
         parts_(std::max<int64_t>(1, std::min(p_.steps, p_.steps * p_.batch / kPartRows))),
         steps_at_once_((p_.steps + parts_ - 1) / parts_),
         most_rows_(steps_at_once_ * p_.batch),
@@ -55,7 +55,7 @@ class BackwardPass {
   // The least number of rows in a part of time, if there are as many. With more rows the gradients of the weights
   // are read and written less often; with fewer the cotangents of the gates stay in faster caches.
   static constexpr int64_t kPartRows = 512;
-  static constexpr int kStride = 8;   // of a packed row of a tile of inputs
+  static constexpr int kStride = (kRows + 3) / 4 * 4;   // of a packed row of a tile of inputs
   static constexpr int64_t kMapped = 4 * kRows;
 
   // The rows of a part of time that are not skipped, in the order of the loop.

@@ -111,7 +111,7 @@ class ForwardPass {
 
   // Chunks of rows run all their steps independently: one for each thread, or more if tiles stay full.
   int64_t chunk_count() const {
-    const int64_t full = p_.batch / (4 * kRows), least = std::min<int64_t>(team_.size(), (p_.batch + 3) / 4);
+    const int64_t full = p_.batch / kChunkRows, least = std::min<int64_t>(team_.size(), (p_.batch + 3) / 4);
     return std::max<int64_t>({least, full / team_.size() * team_.size(), 1});
   }
   int64_t chunk_begin(int64_t k) const { return p_.batch * k / chunks_; }
@@ -313,7 +313,10 @@ class ForwardPass {
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) {
 #pragma GCC unroll 4
-        for (int b = 0; b < kWide; ++b) sum[b][slots[g]] += x[k] * load(w + g * p_.units + b * kLanes);
+        for (int b = 0; b < kWide; ++b) {
+          Vec& to = sum[b][slots[g]];
+          to = fused(splat(x[k]), load(w + g * p_.units + b * kLanes), to);
+        }
       }
     }
   }

@@ -1,11 +1,11 @@
 // Vectors of floats of the machine's width, by the compiler's vector types: no intrinsics except for masked
-// loads and stores, so that the same source serves AVX-512, AVX2, NEON and plain SSE.
+// loads and stores and fused products, so that the same source serves AVX-512, AVX2, NEON and plain SSE.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -26,6 +26,9 @@ constexpr int kRegisters = 32, kRows = 7;
 #else
 constexpr int kRegisters = 16, kRows = 3;
 #endif
+
+// The least number of rows of which a chunk is made: each chunk reads all weights in every step.
+constexpr int kChunkRows = 28;
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
@@ -80,6 +83,18 @@ LSTMX_INLINE void transpose(Vec (&rows)[kLanes]) {
 }
 
 LSTMX_INLINE Vec splat(float x) { return x - Vec{}; }
+
+// x * y + z, rounded once where the machine can. GCC for Zen avoids fused products in some sums and not in
+// others, so that results would depend on the size of a tile.
+LSTMX_INLINE Vec fused(Vec x, Vec y, Vec z) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif defined(__AVX__) && defined(__FMA__)
+  return (Vec)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#else
+  return x * y + z;
+#endif
+}
 
 // NaN passes unchanged, since comparisons with it are false.
 LSTMX_INLINE Vec clamp(Vec x, float low, float high) {

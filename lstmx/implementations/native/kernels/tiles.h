@@ -43,7 +43,7 @@ LSTMX_INLINE void add_products(Vec (&sum)[R][S], const Factor& x, const Weight& 
     for (int v = 0; v < V; ++v) {
       const Vec w = weight(v);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sum[r][slots[v]] += rows[r] * w;
+      for (int r = 0; r < R; ++r) sum[r][slots[v]] = fused(rows[r], w, sum[r][slots[v]]);
     }
   } else {
     Vec w[V];
@@ -52,7 +52,7 @@ LSTMX_INLINE void add_products(Vec (&sum)[R][S], const Factor& x, const Weight& 
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][slots[v]] += x(r) * w[v];
+      for (int v = 0; v < V; ++v) sum[r][slots[v]] = fused(splat(x(r)), w[v], sum[r][slots[v]]);
     }
   }
 }
