@@ -20,7 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lstmx.training import keep_freed_memory
 from scripts.benchmarks import (
+    breakdown,
     budgeted,
     forecasters,
     layers,
@@ -34,7 +36,6 @@ from scripts.benchmarks import (
     rivals,
     scaling,
     text_models,
-    timing,
 )
 from scripts.benchmarks.problems import Shape
 from scripts.benchmarks.rivals import Field
@@ -66,10 +67,10 @@ def main() -> None:
         machine.choose_device(arguments.device)
     except RuntimeError as error:
         sys.exit(str(error))
+    keep_freed_memory()
     before, start = machine.busy(), time.perf_counter()
     rounds = 2 if arguments.quick else arguments.rounds
     with rivals.field(arguments.device, arguments.rivals, rounds=rounds, quick=arguments.quick) as field:
-        timing.settle_allocator()
         rivals.warm_up()
         peaks = {}
         sections = [
@@ -107,6 +108,8 @@ def measured(
 ) -> list[Section]:
     """The sections of a part; adds to `peaks` the rates of the matmuls that limits are based on."""
     stem = output.stem if output else "benchmarks"
+    if "float32" not in peaks and part in ("models", "text_models", "forecasters"):
+        peaks["float32"] = machine.matmul_peak(field)
     if part == "layers":
         sections = []
         for dtype in ("float32",) if field.device == "cpu" else ("float32", "bfloat16"):
@@ -124,7 +127,9 @@ def measured(
         return [ragged.section(field, stem)]
     if part == "members":
         return [members.section(problems.TINY[:1] if field.quick else members.SHAPES, field)]
-    return [{"models": models, "text_models": text_models, "forecasters": forecasters}[part].section(field)]
+    if part == "models":
+        return [models.section(field, peaks["float32"]), breakdown.section(field, peaks["float32"])]
+    return [{"text_models": text_models, "forecasters": forecasters}[part].section(field, peaks["float32"])]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """A training loop for any model: bit-exact across kills, with verified checkpoints."""
 
+from lstmx.training.allocator import keep_freed_memory
 from lstmx.training.checkpoint import CheckpointError, Restored, restore_params
 from lstmx.training.config import config_differences, config_from_dict, config_to_dict
 from lstmx.training.loop import (
@@ -46,6 +47,7 @@ __all__ = [
     "config_to_dict",
     "decay_mask",
     "init_state",
+    "keep_freed_memory",
     "make_keys",
     "make_optimizer",
     "make_schedule",

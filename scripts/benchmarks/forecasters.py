@@ -47,6 +47,16 @@ class Problem:
             f"L = {self.input_size}, H = {self.horizon}"
         )
 
+    @property
+    def flops(self) -> float:
+        """Floating point operations of the matmuls of a training step."""
+        steps = self.input_size // self.patch_size
+        layer = models.stacked(self.units, self.units, 1) + self.patch_size * self.units
+        outputs = self.units * (steps if self.readout == "all" else 1) + self.input_size
+        return models.training_flops(self.batch * steps, layer) + models.training_flops(
+            self.batch, outputs * self.horizon
+        )
+
 
 def problems(quick: bool) -> list[Problem]:
     """The presets of the experiment, and one without patches."""
@@ -60,9 +70,11 @@ def problems(quick: bool) -> list[Problem]:
     ]
 
 
-def section(field: Field) -> Section:
+def section(field: Field, peak: float) -> Section:
     """The table of training steps of forecasters."""
-    rows, rates = models.whole_steps(problems(field.quick), builders, lambda problem: problem.batch, field)
+    rows, rates = models.whole_steps(
+        problems(field.quick), builders, lambda problem: problem.batch, field, peak
+    )
     text = [
         "A complete training step of a forecaster: subtraction of the last value, patches and their linear "
         "map, dropout, an LSTM, a linear readout of the horizon plus a linear map of the history, squared "

@@ -45,6 +45,13 @@ class Problem:
             f"T = {data.window}, V = {self.vocabulary:,}, {self.config.optimizer.name}"
         )
 
+    @property
+    def flops(self) -> float:
+        """Floating point operations of the matmuls of a training step."""
+        data, model = self.config.data, self.config.model
+        layers = stacked(model.embedding_size, model.hidden_size, model.num_layers)
+        return training_flops(data.batch_size * data.window, layers + model.hidden_size * self.vocabulary)
+
 
 def problems(quick: bool) -> list[Problem]:
     """The default of char_lm, and the word model."""
@@ -53,9 +60,19 @@ def problems(quick: bool) -> list[Problem]:
     return [Problem("char_lm", char_lm.Config(), _CHARACTERS), Problem("word model", WORD_MODEL, _WORDS)]
 
 
-def section(field: Field) -> Section:
-    """The table of complete training steps."""
-    rows, rates = whole_steps(problems(field.quick), builders, _symbols, field)
+def training_flops(rows: float, weights: float) -> float:
+    """Operations of matmuls with all weights, forward and backward, for a number of rows of inputs."""
+    return 3 * 2 * rows * weights
+
+
+def stacked(features: int, units: int, layers: int) -> int:
+    """Weights of LSTM layers on top of each other."""
+    return 4 * units * (features + units) + (layers - 1) * 4 * units * 2 * units
+
+
+def section(field: Field, peak: float) -> Section:
+    """The table of complete training steps; `peak` is the rate of the fastest matmul in FLOP/s."""
+    rows, rates = whole_steps(problems(field.quick), builders, _symbols, field, peak)
     text = [
         "A complete training step: embedding, dropout, recurrent layers, softmax, gradients, clipping and "
         "the update, with the state carried from batch to batch. lstmx runs the step of `scripts/train.py`, "
@@ -76,11 +93,17 @@ def whole_steps(
     make: Callable[[Any, Field], Builders],
     units: Callable[[Any], int],
     field: Field,
+    peak: float,
 ) -> tuple[list[Row], str]:
     """Times the training steps of problems; returns the rows, and the units per second in one line each."""
     rows, rates = [], []
     for problem in problems:
-        row = layers.row(problem.label, layers.built_from(field.asked(make(problem, field))), field)
+        row = layers.row(
+            problem.label,
+            layers.built_from(field.asked(make(problem, field))),
+            field,
+            limit=problem.flops / peak,
+        )
         layers.say(row.label, row)
         rows.append(row)
         each = [f"{name} {units(problem) / statistics.median(ts):,.0f}" for name, ts in row.times.items()]

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.timing import Rival, rival, settle_allocator
+from lstmx.training import keep_freed_memory
+from scripts.benchmarks.timing import Rival, rival
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,10 +64,10 @@ def serve() -> None:
     """Answers the requests on stdin until it is closed."""
     import torch
 
+    keep_freed_memory()
     torch.set_flush_denormal("--flush" in sys.argv)
     from scripts.benchmarks import torch_rivals
 
-    settle_allocator()
     rivals = []
     for line in sys.stdin:
         question = json.loads(line)

@@ -46,6 +46,22 @@ class Problem:
             f"T = {self.steps}, V = {self.vocabulary:,}"
         )
 
+    @property
+    def flops(self) -> float:
+        """Floating point operations of the matmuls of a training step, those of padding left out."""
+        model = self.config.model
+        tokens = int(batch_of(self)["lengths"].sum())
+        features, units = model.embedding_size, model.hidden_size
+        if self.name == "sentiment":
+            return models.training_flops(tokens, 2 * models.stacked(features, units, 1))
+        encoder = 2 * models.stacked(features, units // 2, 1)
+        # The decoder reads its last attention vector too, which is made of its output and of the memory. The
+        # scores are left out.
+        decoder = models.stacked(2 * features, units, 1) + 2 * units * features + features * self.vocabulary
+        return models.training_flops(tokens, encoder) + models.training_flops(
+            self.batch * self.steps, decoder
+        )
+
 
 def problems(quick: bool) -> list[Problem]:
     """The presets for SST-2 (without adversarial training, which runs the model twice) and Multi30k."""
@@ -62,9 +78,11 @@ def problems(quick: bool) -> list[Problem]:
     ]
 
 
-def section(field: Field) -> Section:
+def section(field: Field, peak: float) -> Section:
     """The table of training steps."""
-    rows, rates = models.whole_steps(problems(field.quick), builders, lambda problem: problem.batch, field)
+    rows, rates = models.whole_steps(
+        problems(field.quick), builders, lambda problem: problem.batch, field, peak
+    )
     text = [
         "A complete training step of the models of SST-2 (embedding, three kinds of dropout, both "
         "directions, the largest output of each unit) and Multi30k (encoder in both directions, decoder with "

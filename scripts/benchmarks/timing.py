@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 Run = Callable[[], object]
 
 # Threads of a rival (such as OpenMP's) keep spinning after its run, on the cores that the next one needs.
@@ -31,15 +29,6 @@ class Ratio(NamedTuple):
     median: float
     low: float  # first quartile
     high: float  # third quartile
-
-
-def settle_allocator() -> None:
-    """Brings malloc to the state of a process that has freed a large array.
-
-    glibc returns freed blocks to the system until one of their size (up to 32 MiB) has been freed, and keeps
-    them afterwards. Before that, page faults may make a training step of torch a fifth slower.
-    """
-    np.ones(31 << 20, np.uint8)
 
 
 def rival(run: Run) -> Rival:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lstmx.training import keep_freed_memory
 from scripts.benchmarks import (
     correctness,
     forecasters,
@@ -27,7 +28,6 @@ from scripts.benchmarks import (
     problems,
     rivals,
     text_models,
-    timing,
 )
 from scripts.benchmarks.budgeted import Order
 from scripts.benchmarks.problems import Shape
@@ -86,7 +86,7 @@ def main() -> None:
     except RuntimeError as error:
         results.add("absent", text=str(error))
         return
-    timing.settle_allocator()
+    keep_freed_memory()
     results.add("machine", text=machine.description())
     only = tuple(name for name in rivals.names() if name not in order.without)
     with rivals.field(order.device, only, rounds=order.rounds, quick=order.quick) as field:

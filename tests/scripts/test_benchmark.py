@@ -1,6 +1,7 @@
 """The benchmark measures what it says: one function for all, ratios of the same rounds, an honest page."""
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts import benchmark  # noqa: E402
 from scripts.benchmarks import (  # noqa: E402
+    breakdown,
     chart,
     layers,
     machine,
@@ -406,8 +408,13 @@ def test_ragged_scaling_and_models():
     )
     rows = [Row("", {"lstmx": [1.0]}), Row("", {"lstmx": [6.0]})]
     assert scaling.linearity((10, 30), rows).endswith("(1 means linear scaling): lstmx 2.00.")
-    text = models.section(field).text
+    text = models.section(field, 1e11).text
     assert "char_lm: 1 x 16 units, B = 4, T = 16, V = 20, adamw" in text
+    # Four gates read 8 features and 16 units; the output layer reads 16 units for 20 characters.
+    assert f"V = 20, adamw | {tables.milliseconds(6 * 4 * 16 * (4 * 16 * 24 + 16 * 20) / 1e11)} |" in text
+    text = breakdown.section(field, 1e11).text
+    parts = ["embedding", "dropout masks", "recurrent layers", "output layer", "update", "all parts"]
+    assert re.findall(r"^\| ([a-z ]+) \|", text, re.MULTILINE) == ["part", *parts, "the whole step"]
 
 
 WRONG = {

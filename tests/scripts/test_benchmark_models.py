@@ -91,6 +91,6 @@ def test_text_models_are_the_same_and_learn(problem):
 
 
 def test_the_table_of_forecasters():
-    text = forecasters.section(rivals.Field(rounds=2, quick=True, only=())).text
+    text = forecasters.section(rivals.Field(rounds=2, quick=True, only=()), 1e11).text
     assert "| quick: 6 units, patches of 4, B = 4, L = 12, H = 3 |" in text
     assert "* quick: lstmx " in text
