@@ -121,6 +121,15 @@ PRESETS = {
 }
 
 
+def sweep() -> dict[str, str]:
+    """What `scripts/sweep.py` varies if nothing else is asked for."""
+    return {
+        "optimizer.learning_rate": "log:1e-3:2e-2",
+        "model.dropout_rate": "0:0.5",
+        "model.cell": "lstm,gru",
+    }
+
+
 def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "CharLM":
     """The task of a config: reads the text, makes the vocabulary or keeps that of a run's assets."""
     from experiments.datasets.text_corpus import load_text

@@ -279,6 +279,16 @@ PRESETS = {
 }
 
 
+def sweep() -> dict[str, str]:
+    """What `scripts/sweep.py` varies if nothing else is asked for."""
+    return {
+        "optimizer.learning_rate": "log:3e-4:1e-2",
+        "model.hidden_size": "16,32,64,128",
+        "model.dropout_rate": "0:0.6",
+        "model.scaler_type": "last,standard,last_standard",
+    }
+
+
 def make_task(config: Config) -> "Forecasting":
     """Reads the series and makes the task of a config."""
     from experiments.datasets.series_sets import load_series

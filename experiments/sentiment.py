@@ -203,6 +203,16 @@ PRESETS = {
 }  # fmt: skip
 
 
+def sweep() -> dict[str, str]:
+    """What `scripts/sweep.py` varies if nothing else is asked for."""
+    return {
+        "optimizer.learning_rate": "log:3e-4:1e-2",
+        "model.dropout_rate": "0.1:0.6",
+        "model.embedding_dropout_rate": "0:0.5",
+        "model.word_dropout_rate": "0:0.3",
+    }
+
+
 def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "TextClassification":
     """The task of a config: reads the texts, makes the vocabulary or keeps that of a run's assets."""
     from experiments.datasets.labelled_text import load_labelled

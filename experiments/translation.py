@@ -185,6 +185,15 @@ PRESETS = {
 }
 
 
+def sweep() -> dict[str, str]:
+    """What `scripts/sweep.py` varies if nothing else is asked for."""
+    return {
+        "optimizer.learning_rate": "log:5e-4:1e-2",
+        "model.dropout_rate": "0:0.4",
+        "label_smoothing": "0:0.2",
+    }
+
+
 def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "Translation":
     """The task of a config: reads the pairs, learns the vocabularies or keeps those of a run's assets."""
     from experiments.datasets.parallel_text import load_pairs

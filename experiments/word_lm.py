@@ -217,6 +217,15 @@ PRESETS = {
 }  # fmt: skip
 
 
+def sweep() -> dict[str, str]:
+    """What `scripts/sweep.py` varies if nothing else is asked for."""
+    return {
+        "optimizer.learning_rate": "log:5e-4:2e-2",
+        "model.dropout_rate": "0.1:0.7",
+        "optimizer.weight_decay": "log:1e-4:1e-1",
+    }
+
+
 def make_task(config: Config, assets: Mapping[str, str] | None = None) -> "LanguageModelTask":
     """The task of a config: reads the text, makes the vocabulary of its training split or keeps a run's."""
     from experiments.datasets.word_corpus import load_words, tokenizer_of

@@ -62,7 +62,7 @@ __all__ = [
     "which_implementation",
 ]
 
-_LAZY = ("convert", "data", "forecasting", "linen", "models", "nnx", "training")
+_LAZY = ("convert", "data", "forecasting", "linen", "models", "nnx", "sweeps", "training")
 
 
 def __getattr__(name: str):

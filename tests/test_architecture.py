@@ -34,7 +34,8 @@ ARROWS = {
     "models": {"", *CORE, "nested", "nnx", "linen", "models"},
     "data": {"data"},
     "training": {"training"},
-    "forecasting": {"", "data", "models", "training", "forecasting"},
+    "sweeps": {"training", "sweeps"},
+    "forecasting": {"", "data", "models", "training", "sweeps", "forecasting"},
     "": CORE,
 }
 
@@ -52,6 +53,7 @@ HOMES = {
         "experiments/",
         "scripts/",
     ),
+    "optuna": ("lstmx/sweeps/",),
     "pandas": ("lstmx/forecasting/", "experiments/datasets/", "scripts/"),
     # Converters use plain arrays; only the functions that read and write ONNX files import onnx.
     "onnx": ("lstmx/convert/onnx/models.py",),

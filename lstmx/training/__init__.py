@@ -2,14 +2,15 @@
 
 from lstmx.training.allocator import keep_freed_memory
 from lstmx.training.checkpoint import CheckpointError, Restored, restore_params
-from lstmx.training.config import config_differences, config_from_dict, config_to_dict
-from lstmx.training.loop import (
-    LoopConfig,
-    NonFiniteError,
-    train,
-    train_in,
-    train_in_memory,
+from lstmx.training.config import (
+    config_differences,
+    config_from_dict,
+    config_to_dict,
+    field_types,
+    replace_fields,
 )
+from lstmx.training.loop import NonFiniteError, train, train_in, train_in_memory
+from lstmx.training.loop_config import LoopConfig
 from lstmx.training.metrics import best_validation, read_metrics
 from lstmx.training.module_task import ModuleTask
 from lstmx.training.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
@@ -46,6 +47,7 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "decay_mask",
+    "field_types",
     "init_state",
     "keep_freed_memory",
     "make_keys",
@@ -55,6 +57,7 @@ __all__ = [
     "open_run",
     "read_assets",
     "read_metrics",
+    "replace_fields",
     "restore_params",
     "stop_on_signals",
     "train",

@@ -24,7 +24,7 @@ from lstmx.training.loop import NonFiniteError, train_in
 from lstmx.training.metrics import is_finite
 from lstmx.training.optimizer import make_schedule
 from lstmx.training.progress import format_numbers, format_seconds
-from lstmx.training.result import Result
+from lstmx.training.result import Result, read_result
 from lstmx.training.run import Run, claim_run, open_run, read_assets
 from lstmx.training.signals import stop_on_signals
 from lstmx.training.terminal import clean_errors, fail, plain_messages, reported_errors
@@ -347,10 +347,7 @@ def _advice(error: Exception) -> str:
 def _read_result(run: Run) -> dict[str, Any] | None:
     if run.is_new or run.is_prolonged:
         return None
-    try:
-        return json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # it is made again from the last checkpoint
+    return read_result(run.folder)
 
 
 def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -> int:

@@ -179,3 +179,68 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[s
         elif before != after:
             differences[name] = (before, after)
     return differences
+
+
+def field_types(cls: type, prefix: str = "") -> dict[str, Any]:
+    """The types of all fields of a config, by dotted name; nested configs are left out, their fields are not.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Model:
+        ...     size: int = 8
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Settings:
+        ...     rate: float = 0.1
+        ...     model: Model = Model()
+        >>> field_types(Settings)
+        {'rate': <class 'float'>, 'model.size': <class 'int'>}
+    """
+    hints, types_by_name = get_type_hints(cls), {}
+    for field in dataclasses.fields(cast(Any, cls)):
+        name, hint = prefix + field.name, hints[field.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            types_by_name |= field_types(hint, name + ".")
+        elif field.init:
+            types_by_name[name] = hint
+    return types_by_name
+
+
+def replace_fields(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
+    """A config with other values in some fields.
+
+    Args:
+        config: a nested dataclass.
+        values: the values by dotted name, of the types that `config_from_dict` accepts.
+        prefix: prefix of the names of fields in messages.
+
+    Returns:
+        A new config; its `__post_init__` has checked it.
+
+    Raises:
+        ValueError: an unknown field, a value of the wrong type, or one that the config refuses.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Model:
+        ...     size: int = 8
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Settings:
+        ...     model: Model = Model()
+        >>> replace_fields(Settings(), {"model.size": 16})
+        Settings(model=Model(size=16))
+        >>> replace_fields(Settings(), {"model.size": "16"})
+        Traceback (most recent call last):
+        ValueError: model.size must be of type int, got '16'
+    """
+    hints, inner, outer = get_type_hints(type(config)), {}, {}
+    for name, value in values.items():
+        first, _, rest = name.partition(".")
+        if first not in hints:
+            raise ValueError(f"{prefix}{first} is not a field of {type(config).__name__}")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+        else:
+            outer[first] = _decode(value, hints[first], prefix + first)
+    for first, fields in inner.items():
+        outer[first] = replace_fields(getattr(config, first), fields, f"{prefix}{first}.")
+    return dataclasses.replace(cast(Any, config), **outer)

@@ -3,10 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from lstmx.training import checkpoint
 from lstmx.training.averaging import exchange_average, observe_validation
 from lstmx.training.files import write_atomically
+from lstmx.training.loop_config import LoopConfig
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
 from lstmx.training.optimizer import OptimizerConfig, make_optimizer
 from lstmx.training.progress import (
@@ -35,44 +36,12 @@ if TYPE_CHECKING:
     import optax
 
 
+# Called with each record of the log: step, split and metrics.
+Observer = Callable[[Mapping[str, Any]], None]
+
+
 class NonFiniteError(ArithmeticError):
     """The loss or the gradient is no longer finite; the message says at which step."""
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What happens between training steps.
-
-    Attributes:
-        eval_every: steps between evaluations on the validation split, each followed by a checkpoint; 0 for
-            only one at the end.
-        checkpoint_every: steps between further checkpoints; 0 for only those after evaluations.
-        log_every: steps between records of the training loss.
-        keep_latest: how many of the newest checkpoints to keep.
-        keep_best: how many of the checkpoints with the lowest validation loss to keep as well.
-        sample: whether to draw a sample at each evaluation, if the task can.
-        tensorboard: whether to write event files as well, where tensorboardX is installed.
-    """
-
-    eval_every: int = 500
-    checkpoint_every: int = 500
-    log_every: int = 50
-    keep_latest: int = 2
-    keep_best: int = 1
-    sample: bool = True
-    tensorboard: bool = True
-
-    def __post_init__(self):
-        for name, least in {
-            "eval_every": 0,
-            "checkpoint_every": 0,
-            "log_every": 1,
-            "keep_latest": 1,
-            "keep_best": 0,
-        }.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -97,10 +66,17 @@ class _Session:
     progress: Progress
     throughput: Throughput
     started: float
+    observers: tuple[Observer, ...]
 
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Writes a record and shows it to the observers."""
+        self.store.write(values)
+        for observe in self.observers:
+            observe(values)
 
 
 def train(
@@ -110,10 +86,11 @@ def train(
     steps: int,
     seed: int = 0,
     optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
-    loop: LoopConfig = LoopConfig(),
+    loop: LoopConfig = LoopConfig(),  # noqa: B008, so is this
     experiment: str = "python",
     params: PyTree | None = None,
     stop: StopRequest | None = None,
+    observers: Sequence[Observer] = (),
     quiet: bool = False,
 ) -> Result:
     """Trains a task in a run folder, or resumes the training found there.
@@ -133,6 +110,8 @@ def train(
             saved at once, as the checkpoint of step 0; a run that has a checkpoint resumes from that.
         stop: once true, training ends after the step in progress, with a checkpoint; see
             `lstmx.training.stop_on_signals`.
+        observers: called with each record of the log once it is written. What they raise ends the training;
+            the run can be resumed.
         quiet: print nothing.
 
     Returns:
@@ -156,6 +135,7 @@ def train(
             loop=loop,
             params=params,
             stop=stop,
+            observers=observers,
             quiet=quiet,
         )
 
@@ -170,6 +150,7 @@ def train_in(
     loop: LoopConfig,
     params: PyTree | None = None,
     stop: StopRequest | None = None,
+    observers: Sequence[Observer] = (),
     quiet: bool = False,
 ) -> Result:
     """`train` in a run folder that is already claimed; arguments and errors as there."""
@@ -199,7 +180,7 @@ def train_in(
         ) as saver,
         show_progress(steps, start, quiet) as progress,
     ):
-        session = _session(task, FolderStore(run, log, saver), steps, loop, keys, progress)
+        session = _session(task, FolderStore(run, log, saver), steps, loop, keys, progress, observers)
         _introduce(session, seed, f", in {run.folder}")
         _introduce_run(session, run, start)
         if restored is None and params is not None:
@@ -221,8 +202,9 @@ def train_in_memory(
     steps: int,
     seed: int = 0,
     optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
-    loop: LoopConfig = LoopConfig(),
+    loop: LoopConfig = LoopConfig(),  # noqa: B008, so is this
     params: PyTree | None = None,
+    observers: Sequence[Observer] = (),
     quiet: bool = False,
 ) -> Trained:
     """Trains a task as `train` does, to the same bits, without a run folder: nothing touches the disk.
@@ -234,6 +216,7 @@ def train_in_memory(
         optimizer: a config, or any optax transformation.
         loop: evaluations and records; what it says of checkpoints has no effect.
         params: the parameters to start from, of the shapes and dtypes of `task.init`; its own if None.
+        observers: called with each record of the log. What they raise ends the training.
         quiet: print nothing.
 
     Returns:
@@ -248,7 +231,7 @@ def train_in_memory(
     keys, store = make_keys(seed), MemoryStore()
     state = init_state(task, optimizer, keys.init, params)
     with show_progress(steps, 0, quiet) as progress:
-        session = _session(task, store, steps, loop, keys, progress)
+        session = _session(task, store, steps, loop, keys, progress, observers)
         _introduce(session, seed)
         state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step)
     latest, _ = exchange_average(state.params, state.opt_state)
@@ -270,11 +253,17 @@ def _prepared(optimizer, steps: int):
 
 
 def _session(
-    task: Task, store: Store, steps: int, loop: LoopConfig, keys: Keys, progress: Progress
+    task: Task,
+    store: Store,
+    steps: int,
+    loop: LoopConfig,
+    keys: Keys,
+    progress: Progress,
+    observers: Sequence[Observer],
 ) -> _Session:
     before = max((record.get("elapsed_s", 0.0) for record in store.records), default=0.0)
     started = time.perf_counter() - before
-    return _Session(task, store, steps, loop, keys.sample, progress, Throughput(), started)
+    return _Session(task, store, steps, loop, keys.sample, progress, Throughput(), started, tuple(observers))
 
 
 def _introduce(session: _Session, seed: int, place: str = "") -> None:
@@ -372,7 +361,7 @@ def _check_and_log(session: _Session, step: int, metrics: Mapping[str, jax.Array
     units = rate * session.task.units_per_step
     if logs:
         timing = {"elapsed_s": round(session.elapsed, 3)} | ({"units_per_s": round(units, 1)} if rate else {})
-        session.store.write({"step": step, "split": "train", **values, **shown, **timing})
+        session.record({"step": step, "split": "train", **values, **shown, **timing})
     left = (session.steps - step) / rate if rate else math.inf
     speed = f"{units:,.0f} {session.task.unit}/s" if rate else ""
     session.progress.update(step, shown or {"loss": values["loss"]}, speed, left)
@@ -401,9 +390,7 @@ def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
             verdict = "best so far"
         else:
             verdict = f"best {format_number(best['loss'])} at step {best['step']}"
-        session.store.write(
-            {"step": step, "split": VALIDATION, **metrics, "elapsed_s": round(session.elapsed, 3)}
-        )
+        session.record({"step": step, "split": VALIDATION, **metrics, "elapsed_s": round(session.elapsed, 3)})
         session.progress.say(f"step {step}: validation {format_numbers(metrics)}  ({verdict})")
     if session.loop.sample:
         text = session.task.sample(params, jax.random.fold_in(session.sample_key, step))

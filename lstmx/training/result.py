@@ -1,7 +1,9 @@
 """What a training returns."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstmx.training.state import TrainState
@@ -37,6 +39,14 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """All but the state, as JSON can hold it."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None if it is not finished, or its summary is lost."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 class Trained(NamedTuple):

@@ -15,12 +15,14 @@ class StopRequest:
 
     Attributes:
         signal: number of the signal that requested it, or None.
+        reason: why a program requested it, or None.
     """
 
     signal: int | None = None
+    reason: str | None = None
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.signal is not None or self.reason is not None
 
 
 @contextmanager

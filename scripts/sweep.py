@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Sweeps hyperparameters: sweep.py EXPERIMENT [--workdir SWEEP] [--trials N] [--space FIELD=VALUES ...]."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import experiments
+from lstmx.sweeps import cli
+
+if __name__ == "__main__":
+    sys.exit(cli.main(experiments.load, experiments.names()))
