@@ -8,6 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import experiments
 from lstmx.sweeps import cli
+from lstmx.training import keep_freed_memory
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(cli.main(experiments.load, experiments.names()))

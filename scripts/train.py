@@ -7,7 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import experiments
-from lstmx.training import cli
+from lstmx.training import cli, keep_freed_memory
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(cli.main(experiments.load, experiments.names()))

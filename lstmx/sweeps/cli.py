@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from lstmx.sweeps import leaderboard
-from lstmx.sweeps.engines import workers
+from lstmx.sweeps.engines import population, workers
+from lstmx.sweeps.engines.members import may_vary
 from lstmx.sweeps.journal import SweepError
 from lstmx.sweeps.space import Space, parse_space, parse_values, split_assignments
 from lstmx.sweeps.study import PRUNERS, SAMPLERS, Spec, Study
-from lstmx.training.allocator import keep_freed_memory
 from lstmx.training.cli import parse
 from lstmx.training.config import config_to_dict
 from lstmx.training.optimizer import make_schedule
@@ -66,7 +66,6 @@ def main(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence
         the signal that stopped it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    keep_freed_memory()
     debug = "--debug" in argv
     with clean_errors(debug):
         sweep = _parse(load, names, argv)
@@ -102,6 +101,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     add("--sampler", choices=SAMPLERS, default="tpe", help="how configs are chosen (tpe)")
     add("--pruner", choices=PRUNERS, default="none", help="which trials are ended early (none)")
     add("--workers", type=_positive, default=1, help="processes on this machine, which share its cores (1)")
+    add("--population", type=_positive, metavar="N", help="train N trials at once, in one compiled step")
     add("--storage", metavar="URL", help="a database for the study, for many machines; else a file in SWEEP")
     add("--json", action="store_true", help="end with one line of JSON")
     add("--worker", type=int, help=argparse.SUPPRESS)
@@ -126,6 +126,8 @@ def _parse(load: Callable[[str], ModuleType], names: Sequence[str], argv: list[s
     space = parse_space(base, texts, lambda config: make_schedule(config.optimizer, config.steps))
     if options.seeds > 1 and "seed" in space:
         raise SweepError("--seeds and a range of seed in the space contradict each other")
+    if options.population:
+        _require_population(options, space)
     first = [parse_values(space, split_assignments(group), base) for group in options.enqueue]
     experiment = options.experiment
     if Path(experiment).is_file():
@@ -134,6 +136,20 @@ def _parse(load: Callable[[str], ModuleType], names: Sequence[str], argv: list[s
     if options.workdir is None:
         options.workdir = Path("sweeps", Path(experiment).stem)
     return Sweep(options, module, base, space, spec, first, settings)
+
+
+def _require_population(options: argparse.Namespace, space: Space) -> None:
+    fixed = [name for name in space if not may_vary(name)]
+    if fixed:
+        raise SweepError(
+            "--population trains configs that differ in numbers alone (seed, learning rate, weight decay, "
+            "clip, rates of dropout, init_scale), and the space has "
+            f"{', '.join(fixed)}: leave it out, or the option"
+        )
+    if options.seeds > 1:
+        raise SweepError("--population trains each config once: vary seed in the space in place of --seeds")
+    if options.pruner != "none":
+        raise SweepError(f"--population trains all to the end: it cannot have --pruner {options.pruner}")
 
 
 def _study(sweep: Sweep) -> Study:
@@ -152,7 +168,11 @@ def _work(sweep: Sweep) -> int:
     workers.end_with_parent()
     workers.share_cores(sweep.options.worker, sweep.options.workers)
     study = _study(sweep)
-    stop = workers.work(study, sweep.options.trials, sweep.module, sweep.spec.experiment, sweep.base)
+    trials, size, experiment = sweep.options.trials, sweep.options.population, sweep.spec.experiment
+    if size:
+        stop = population.work(study, trials, size, sweep.module, experiment, sweep.base)
+    else:
+        stop = workers.work(study, trials, sweep.module, experiment, sweep.base)
     return 0 if stop.signal is None else 128 + stop.signal
 
 

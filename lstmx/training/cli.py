@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from lstmx.training.allocator import keep_freed_memory
 from lstmx.training.checkpoint import CheckpointError, restore_params
 from lstmx.training.config import config_differences, config_to_dict
 from lstmx.training.digest import saved_steps
@@ -245,7 +244,6 @@ def _run(module: ModuleType, arguments: Arguments, command: str) -> int:
     experiment = arguments.experiment
     if Path(experiment).is_file():
         experiment = str(Path(experiment).resolve())
-    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         stack.enter_context(plain_messages(debug))
         with reported_errors(debug, _advice):

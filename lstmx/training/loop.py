@@ -238,6 +238,45 @@ def train_in_memory(
     return Trained(_result(session, state), latest, store.best)
 
 
+def train_from(
+    state: TrainState,
+    task: Task,
+    store: Store,
+    *,
+    steps: int,
+    optimizer: "optax.GradientTransformation",
+    keys: Keys,
+    loop: LoopConfig,
+    stop: StopRequest | None = None,
+    observers: Sequence[Observer] = (),
+    quiet: bool = False,
+) -> Result:
+    """The loop itself, from a given state on, into a store of the caller's own; arguments as of `train`.
+
+    Args:
+        state: where to begin; its buffers are taken over.
+        task: model, data and loss.
+        store: where records and states go.
+        steps: the step to end at.
+        optimizer: the optax transformation whose state it is.
+        keys: the randomness of steps and samples.
+        loop: evaluations and records.
+        stop: once true, training ends after the step in progress.
+        observers: called with each record.
+        quiet: print nothing.
+
+    Returns:
+        The result, with the final state.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is not finite.
+    """
+    with show_progress(steps, int(state.step), quiet) as progress:
+        session = _session(task, store, steps, loop, keys, progress, observers)
+        state = _advance(session, state, make_step(task.loss, optimizer), keys.step, stop)
+    return _result(session, state, stop)
+
+
 def _checked_steps(steps: int) -> int:
     """An integer of NumPy is one of Python then: JSON has no other."""
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):

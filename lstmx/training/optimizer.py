@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 
@@ -97,12 +97,38 @@ def _require(field: str, value: Any, holds: bool, rule: str) -> None:
         raise ValueError(f"{field} must be {rule}, got {value!r}")
 
 
-def make_schedule(config: OptimizerConfig, steps: int) -> "optax.Schedule":
+class Numbers(NamedTuple):
+    """Numbers of an optimizer that may be arrays, so that one compiled step serves several values.
+
+    Attributes:
+        learning_rate: the peak.
+        weight_decay: 0 for none.
+        clip_norm: infinite for none.
+    """
+
+    learning_rate: Any
+    weight_decay: Any
+    clip_norm: Any
+
+
+def numbers_of(config: OptimizerConfig) -> Numbers:
+    """The numbers of a config.
+
+    Example:
+        >>> numbers_of(OptimizerConfig("adamw", 1e-3, clip_norm=None))
+        Numbers(learning_rate=0.001, weight_decay=0.0, clip_norm=inf)
+    """
+    clip_norm = math.inf if config.clip_norm is None else config.clip_norm
+    return Numbers(config.learning_rate, config.weight_decay, clip_norm)
+
+
+def make_schedule(config: OptimizerConfig, steps: int, peak: Any = None) -> "optax.Schedule":
     """The learning rate as a function of the step, counted from 0.
 
     Args:
         config: the optimizer.
         steps: length of the training in steps; the decay ends there.
+        peak: the learning rate in place of the config's, which may be an array.
 
     Returns:
         An optax schedule.
@@ -122,7 +148,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> "optax.Schedule":
         raise ValueError(f"steps must be at least 1, got {steps}")
     if config.warmup_steps >= steps:
         raise ValueError(f"warmup_steps must be below steps, got {config.warmup_steps} of {steps}")
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup = config.learning_rate if peak is None else peak, config.warmup_steps
     decay_steps = steps - warmup
     if config.schedule == "constant":
         decay = optax.constant_schedule(peak)
@@ -180,13 +206,30 @@ def make_optimizer(
         >>> updates["w"].tolist()
         [-0.5, -0.5]
     """
+    return build_optimizer(config, steps, numbers_of(config))
+
+
+def build_optimizer(
+    config: OptimizerConfig, steps: int, numbers: Numbers, clips: bool = True, decays: bool = True
+) -> tuple["optax.GradientTransformation", "optax.Schedule"]:
+    """`make_optimizer` with numbers of its own in place of the config's.
+
+    Args:
+        config: the rule and all other options.
+        steps: length of the training in steps.
+        numbers: the numbers; as arrays they may differ between calls of one compiled function.
+        clips: whether there is clipping, asked of arrays.
+        decays: whether there is weight decay, asked of arrays.
+    """
     import optax
 
-    schedule = make_schedule(config, steps)
-    parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    schedule = make_schedule(config, steps, numbers.learning_rate)
+    known = isinstance(numbers.clip_norm, float)
+    clips, decays = (numbers.clip_norm < math.inf, numbers.weight_decay > 0) if known else (clips, decays)
+    parts = [optax.clip_by_global_norm(numbers.clip_norm)] if clips else []
     parts += _direction(config)
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    if decays:
+        parts.append(optax.add_decayed_weights(numbers.weight_decay, mask=decay_mask))
     if config.name == "lamb":
         parts.append(optax.scale_by_trust_ratio())
     parts.append(optax.scale_by_learning_rate(schedule))
