@@ -270,7 +270,7 @@ class _Display:
                 values = ", ".join(
                     f"{name}={leaderboard.shown(value)}" for name, value in entry.values.items()
                 )
-                what = entry.error or f"loss {leaderboard.shown(entry.loss)}"
+                what = entry.error.partition("\n")[0] or f"loss {leaderboard.shown(entry.loss)}"
                 print(f"trial {entry.trial} {entry.state}: {what}  ({values})", flush=True)
         self._seen = states
         leaderboard.write(self._study, _best_command(self._sweep, board))

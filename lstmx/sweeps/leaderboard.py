@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,9 +177,10 @@ def write(study: Study, command: str) -> list[Entry]:
 def draw(study: Study) -> list[Path]:
     """Draws Optuna's pictures, if matplotlib is installed: history, importance and parallel coordinates.
 
-    Importance needs scikit-learn and two complete trials; what cannot be drawn is left out.
+    There are none before two trials are complete; importance needs scikit-learn.
     """
-    import warnings
+    if sum(record.state.name == "COMPLETE" for record in study.trials) < 2:
+        return []
 
     try:
         import matplotlib

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +57,9 @@ def end_with_parent() -> None:
     """Ends this process, as SIGTERM does, when the other end of its standard input is closed."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not sys.stdin, whose lock Python needs when it ends.
+        while os.read(0, 1):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
