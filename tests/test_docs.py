@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 import lstmx
-from lstmx import convert, models, regularizers
+from lstmx import convert, models, regularizers, sweeps
 
 os.environ["KERAS_BACKEND"] = "jax"  # for Keras, if this test imports it first
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("cells.md", "models.md", "training.md", "data.md", "migrating.md", "features.md", "forecasting.md")
+FILES = (
+    "cells.md", "models.md", "training.md", "data.md", "migrating.md", "features.md", "forecasting.md",
+    "sweeps.md",
+)  # fmt: skip
 TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in FILES}
 OTHER_SYSTEMS = {"haiku", "keras", "onnx", "onnxruntime", "torch"}
 
@@ -108,6 +111,7 @@ def test_all_sections_have_their_snippets():
 def test_public_names_are_documented():
     assert {*lstmx.__all__} <= words_in_code(TEXTS["cells.md"])
     assert {*models.__all__} <= words_in_code(TEXTS["models.md"])
+    assert {*sweeps.__all__} <= words_in_code(TEXTS["sweeps.md"])
     assert len(snippets_of(TEXTS["models.md"])) == 6
 
 

@@ -18,6 +18,7 @@ import tyro
 
 import experiments
 import lstmx
+from lstmx.sweeps import cli as sweeps_cli
 from lstmx.training import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,7 @@ COMMAND = re.compile(r"(?:^|(?<=[`&;] )|(?<=[` ]))(?:python )?scripts/(\w+)\.py\
 
 def commands_in(text):
     """Every command that a document prints, as the name of a script and its arguments."""
+    text = text.replace("\\\n", " ")
     # A span of code may go over the end of a line.
     text = re.sub(r"`[^`\n]+\n[^`\n]+`", lambda span: span[0].replace("\n", " "), text)
     return [(name, *shlex.split(arguments)) for name, arguments in COMMAND.findall(text)]
@@ -59,6 +61,8 @@ def parse(name, *arguments):
     """
     if name == "benchmark":
         return commands.load(name, "_parser")().parse_args(arguments)
+    if name == "sweep":
+        return sweeps_cli.parse(experiments.load, (), arguments)
     if name != "train":
         function = commands.load(name)
         return tyro.cli(functools.wraps(function)(lambda **values: values), args=arguments)

@@ -15,7 +15,7 @@ from lstmx.sweeps.engines.members import may_vary
 from lstmx.sweeps.journal import SweepError
 from lstmx.sweeps.space import Space, parse_space, parse_values, split_assignments
 from lstmx.sweeps.study import PRUNERS, SAMPLERS, Spec, Study
-from lstmx.training.cli import parse
+from lstmx.training import cli as training_cli
 from lstmx.training.config import config_to_dict
 from lstmx.training.optimizer import make_schedule
 from lstmx.training.signals import StopRequest
@@ -68,7 +68,7 @@ def main(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     with clean_errors(debug):
-        sweep = _parse(load, names, argv)
+        sweep = parse(load, names, argv)
         if sweep.options.worker is not None:
             return _work(sweep)
         return _run(sweep, argv)
@@ -114,10 +114,24 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _parse(load: Callable[[str], ModuleType], names: Sequence[str], argv: list[str]) -> Sweep:
+def parse(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequence[str]) -> Sweep:
+    """Reads a command line, and checks the space against the experiment's config.
+
+    Args:
+        load: gives the module of an experiment by name or path.
+        names: the experiments known by name, for the help.
+        argv: the arguments.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        SystemExit: after `--help`, or for an option that does not exist.
+        ValueError: it cannot be done as requested.
+    """
     options, settings = _parser(names).parse_known_args(argv)
     module = load(options.experiment)
-    arguments = parse(module, options.experiment, settings)
+    arguments = training_cli.parse(module, options.experiment, settings)
     if arguments.init_from is not None:
         raise SweepError("--init-from cannot be swept: trials start from new weights")
     base, texts = arguments.config, split_assignments(options.space)

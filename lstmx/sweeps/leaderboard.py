@@ -192,15 +192,16 @@ def draw(study: Study) -> list[Path]:
         return []
     folder, paths = study.folder / "pictures", []
     folder.mkdir(exist_ok=True)
-    for name, plot in {
+    plots: dict[str, Any] = {
         "history": pictures.plot_optimization_history,
         "importance": pictures.plot_param_importances,
         "parallel": pictures.plot_parallel_coordinate,
-    }.items():
+    }
+    for name, plot in plots.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                plot(study.optuna)
+                plot(study.optuna, target_name="validation loss")
             # Too few trials, or values that are all equal: Optuna raises many types.
             except Exception:
                 pyplot.close("all")

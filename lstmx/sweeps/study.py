@@ -319,8 +319,11 @@ def _distribution(part: Range | Choice) -> Any:
 
 def _require_samplable(sampler: str, space: Space) -> None:
     if sampler == "grid":
-        endless = [name for name, part in space.items() if isinstance(part, Range) and part.step is None]
-        endless = [name for name in endless if not isinstance(space[name].low, int) or space[name].log]
+        endless = [
+            name
+            for name, part in space.items()
+            if isinstance(part, Range) and part.step is None and (part.log or not isinstance(part.low, int))
+        ]
         if endless:
             raise SweepError(f"a grid needs lists or LOW:HIGH:STEP, and {endless[0]} is a continuous range")
 

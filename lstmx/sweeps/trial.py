@@ -43,7 +43,7 @@ def train_trial(
     """
     folder, seeds = study.path(claim.number), study.spec.seeds
     losses: list[float] = []
-    facts = {"steps": 0, "seconds": 0.0}
+    facts: dict[str, Any] = {"steps": 0, "seconds": 0.0}
     try:
         config = replace_fields(base, claim.values)
         for seed in range(seeds):

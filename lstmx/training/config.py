@@ -195,7 +195,8 @@ def field_types(cls: type, prefix: str = "") -> dict[str, Any]:
         >>> field_types(Settings)
         {'rate': <class 'float'>, 'model.size': <class 'int'>}
     """
-    hints, types_by_name = get_type_hints(cls), {}
+    hints = get_type_hints(cls)
+    types_by_name: dict[str, Any] = {}
     for field in dataclasses.fields(cast(Any, cls)):
         name, hint = prefix + field.name, hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -232,7 +233,9 @@ def replace_fields(config: Config, values: Mapping[str, Any], prefix: str = "") 
         Traceback (most recent call last):
         ValueError: model.size must be of type int, got '16'
     """
-    hints, inner, outer = get_type_hints(type(config)), {}, {}
+    hints = get_type_hints(type(config))
+    inner: dict[str, dict[str, Any]] = {}
+    outer: dict[str, Any] = {}
     for name, value in values.items():
         first, _, rest = name.partition(".")
         if first not in hints:

@@ -63,7 +63,7 @@ class Rate(float):
         return other - self.array
 
     # Not by value: a compiled function must never be found under another array.
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
     def __eq__(self, other):
         return self is other if isinstance(other, Rate) else float(self) == other
