@@ -277,5 +277,7 @@ def figure(title: str, lines: Sequence[Line], *, large: bool = False, names: Seq
         tag("div", chart(label, lines, width=width, height=height), class_=f"curves {windows}")
         for windows, width, height in (_LARGE if large else _SMALL)
     ]
-    caption = tag("figcaption", tag("span", title), legend(named) if named else None)
+    lost = any(value is None for line in lines for _, value in line.points)
+    note = tag("small", "crosses: not finite") if lost else None
+    caption = tag("figcaption", tag("span", title), legend(named) if named else None, note)
     return tag("figure", caption, *pictures)

@@ -19,7 +19,7 @@ _NO_METRICS = frozenset({"step", "split", "units_per_s", *TIMES})
 _SAMPLES, _LONGEST_SAMPLE = 5, 5000
 _EXPLANATIONS = {
     "finished": "all steps are done",
-    "interrupted": "it ended before its last step; the same command resumes it",
+    "interrupted": "it ended before its last step",
     "unfinished": "it is still training, or was killed",
 }
 _NAMES_OF_PARTS = {

@@ -179,6 +179,7 @@ def test_values_that_are_not_finite_interrupt_a_curve(run, tmp_path):
     page = page_of(run, tmp_path / "report.html")
     assert page.count("step 30: not finite") == 3  # in the pictures for windows of three widths
     assert page.count("step 60: not finite") == 3
+    assert "crosses: not finite" in page
     paths = re.findall(r'<path d="([^"]*)" class="line"', page)
     assert [path.count("M") for path in paths] == [2, 2, 2]
     assert not re.search(r"\b(nan|inf)\b", "".join(paths))
