@@ -9,6 +9,7 @@ from typing import Any
 
 from lstmx.training import RunError, RunRecord, open_run, read_metrics
 from lstmx.training.metrics import is_finite
+from lstmx.training.result import read_result
 
 PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
 COLUMNS = ("rank", "trial", "state", "loss", "steps", "seconds")
@@ -134,16 +135,8 @@ def read_run(folder: Path) -> RunData:
         whole = isinstance(entry, Mapping) and isinstance(entry.get("step"), int)
         if not whole or not isinstance(entry.get("split"), str):
             raise ValueError(f"{path}, line {line} is damaged: a record has a step and a split")
-    return RunData(folder, record, metrics, _read_result(folder / "result.json"))
-
-
-def _read_result(path: Path) -> Mapping[str, Any] | None:
-    """As in training, a summary that cannot be read is none: it is made again from the last checkpoint."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, Mapping) and result.get("status") == "finished" else None
+    result = read_result(folder)
+    return RunData(folder, record, metrics, result if isinstance(result, Mapping) else None)
 
 
 def read_sweep(folder: Path) -> SweepData:

@@ -104,7 +104,7 @@ def _leaderboard(sweep: SweepData) -> list[Markup]:
     rows = [
         tag(
             "tr",
-            *(_cell(name, trial.row[name]) for name in columns),
+            *(_cell(name, trial.name if name == "trial" else trial.row[name]) for name in columns),
             class_="best" if trial is sweep.best else None,
             data_trial=trial.name,
         )

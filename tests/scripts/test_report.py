@@ -238,6 +238,7 @@ def test_the_page_of_a_sweep(sweep, tmp_path):
     assert "features 2 to 8 8" in words.text
     trials = [given["data-trial"] for name, given in words.elements if name == "g" and "data-trial" in given]
     assert trials == ["0002", "0010", "0007"] * 3  # the best over the others
+    assert " 1 0007 complete 1.2500 30 1 min 16 s 0.01235 8 2 0002 complete" in words.text
     assert f"Errors of 1 trial 0003 not finite at step 3 {HOSTILE}" in words.text
     assert "Environment of the best trial, 0007" in words.text
     assert [given["alt"] for name, given in words.elements if name == "img"] == ["importance"]
