@@ -27,6 +27,7 @@ from lstmx.training.result import Result, read_result
 from lstmx.training.run import Run, claim_run, open_run, read_assets
 from lstmx.training.signals import stop_on_signals
 from lstmx.training.terminal import clean_errors, fail, plain_messages, reported_errors
+from lstmx.training.timing import TIMES
 
 DEFAULT = "default"
 
@@ -353,7 +354,7 @@ def _report(result: dict[str, Any], folder: Path, command: str, as_json: bool) -
         print(f"finished {result['steps']:,} steps in {format_seconds(result['seconds'])}")
         best = result["best"]
         if best:
-            hidden = ("step", "split", "elapsed_s")
+            hidden = ("step", "split", *TIMES)
             numbers = {name: value for name, value in best.items() if name not in hidden and is_finite(value)}
             print(f"best validation: {format_numbers(numbers)} at step {best['step']}")
         steps = ", ".join(map(str, saved_steps(folder)))

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from lstmx.training.signals import StopRequest
 from lstmx.training.state import Keys, TrainState, abstract_state, init_state, make_keys, make_step
 from lstmx.training.stores import FolderStore, MemoryStore, Store
 from lstmx.training.task import VALIDATION, HasPictures, PyTree, Task, assets_of
+from lstmx.training.timing import Stopwatch
 
 if TYPE_CHECKING:
     import optax
@@ -64,13 +65,9 @@ class _Session:
     loop: LoopConfig
     sample_key: jax.Array
     progress: Progress
-    throughput: Throughput
-    started: float
-    observers: tuple[Observer, ...]
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
+    stopwatch: Stopwatch
+    observers: Sequence[Observer]
+    throughput: Throughput = field(default_factory=Throughput)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Writes a record and shows it to the observers."""
@@ -180,11 +177,13 @@ def train_in(
         ) as saver,
         show_progress(steps, start, quiet) as progress,
     ):
-        session = _session(task, FolderStore(run, log, saver), steps, loop, keys, progress, observers)
+        store, stopwatch = FolderStore(run, log, saver), Stopwatch(log.records)
+        session = _Session(task, store, steps, loop, keys.sample, progress, stopwatch, observers)
         _introduce(session, seed, f", in {run.folder}")
         _introduce_run(session, run, start)
         if restored is None and params is not None:
-            session.store.save(state, None)
+            with session.stopwatch.measure("checkpoint"):
+                session.store.save(state, None)
         state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step, stop)
         result = _result(session, state, stop)
         if result.status == "finished":
@@ -231,7 +230,8 @@ def train_in_memory(
     keys, store = make_keys(seed), MemoryStore()
     state = init_state(task, optimizer, keys.init, params)
     with show_progress(steps, 0, quiet) as progress:
-        session = _session(task, store, steps, loop, keys, progress, observers)
+        stopwatch = Stopwatch(store.records)
+        session = _Session(task, store, steps, loop, keys.sample, progress, stopwatch, observers)
         _introduce(session, seed)
         state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step)
     latest, _ = exchange_average(state.params, state.opt_state)
@@ -272,7 +272,8 @@ def train_from(
         NonFiniteError: the loss or the gradient is not finite.
     """
     with show_progress(steps, int(state.step), quiet) as progress:
-        session = _session(task, store, steps, loop, keys, progress, observers)
+        stopwatch = Stopwatch(store.records)
+        session = _Session(task, store, steps, loop, keys.sample, progress, stopwatch, observers)
         state = _advance(session, state, make_step(task.loss, optimizer), keys.step, stop)
     return _result(session, state, stop)
 
@@ -289,20 +290,6 @@ def _checked_steps(steps: int) -> int:
 def _prepared(optimizer, steps: int):
     """The optax transformation and its schedule, None if it is not known."""
     return make_optimizer(optimizer, steps) if isinstance(optimizer, OptimizerConfig) else (optimizer, None)
-
-
-def _session(
-    task: Task,
-    store: Store,
-    steps: int,
-    loop: LoopConfig,
-    keys: Keys,
-    progress: Progress,
-    observers: Sequence[Observer],
-) -> _Session:
-    before = max((record.get("elapsed_s", 0.0) for record in store.records), default=0.0)
-    started = time.perf_counter() - before
-    return _Session(task, store, steps, loop, keys.sample, progress, Throughput(), started, tuple(observers))
 
 
 def _introduce(session: _Session, seed: int, place: str = "") -> None:
@@ -332,16 +319,20 @@ def _introduce_run(session: _Session, run: Run, start: int) -> None:
 def _advance(
     session: _Session, state: TrainState, train_step, key: jax.Array, stop: StopRequest | None = None
 ) -> TrainState:
-    step, steps, loop = int(state.step), session.steps, session.loop
+    step, steps, loop, stopwatch = int(state.step), session.steps, session.loop, session.stopwatch
     began, first, pending = time.perf_counter(), step, None
     compiled, announced = set(), False
     while step < steps:
+        asked = time.perf_counter()
         batch = session.task.batch(step)
         called = time.perf_counter()
+        stopwatch.add("data", called - asked)
         state, metrics = train_step(state, batch, key)
         if (shapes := _shapes(batch)) not in compiled:
             compiled.add(shapes)
-            session.throughput.exclude(time.perf_counter() - called)
+            compiling = time.perf_counter() - called
+            stopwatch.add("compile", compiling)
+            session.throughput.exclude(compiling)
         step += 1
         # The device computes this step while the host looks at the one before and prepares the next batch.
         if pending is not None:
@@ -367,10 +358,12 @@ def _advance(
             if pending is not None:
                 _check_and_log(session, *pending)
                 pending = None
-            loss = _evaluate(session, state, step) if evaluates else None
+            with stopwatch.measure("evaluation"):
+                loss = _evaluate(session, state, step) if evaluates else None
             if loss is not None:
                 state = state._replace(opt_state=observe_validation(state.opt_state, loss))
-            session.store.save(state, loss)
+            with stopwatch.measure("checkpoint"):
+                session.store.save(state, loss)
             session.throughput.restart()
         if stopping:
             break
@@ -399,7 +392,7 @@ def _check_and_log(session: _Session, step: int, metrics: Mapping[str, jax.Array
     rate = session.throughput.steps_per_second
     units = rate * session.task.units_per_step
     if logs:
-        timing = {"elapsed_s": round(session.elapsed, 3)} | ({"units_per_s": round(units, 1)} if rate else {})
+        timing = session.stopwatch.record() | ({"units_per_s": round(units, 1)} if rate else {})
         session.record({"step": step, "split": "train", **values, **shown, **timing})
     left = (session.steps - step) / rate if rate else math.inf
     speed = f"{units:,.0f} {session.task.unit}/s" if rate else ""
@@ -429,7 +422,7 @@ def _evaluate(session: _Session, state: TrainState, step: int) -> float | None:
             verdict = "best so far"
         else:
             verdict = f"best {format_number(best['loss'])} at step {best['step']}"
-        session.record({"step": step, "split": VALIDATION, **metrics, "elapsed_s": round(session.elapsed, 3)})
+        session.record({"step": step, "split": VALIDATION, **metrics, **session.stopwatch.record()})
         session.progress.say(f"step {step}: validation {format_numbers(metrics)}  ({verdict})")
     if session.loop.sample:
         text = session.task.sample(params, jax.random.fold_in(session.sample_key, step))
@@ -447,7 +440,7 @@ def _result(session: _Session, state: TrainState, stop: StopRequest | None = Non
         status="finished" if finished else "interrupted",
         step=step,
         steps=session.steps,
-        seconds=round(session.elapsed, 3),
+        seconds=round(session.stopwatch.elapsed, 3),
         train=last.get("train"),
         validation=last.get(VALIDATION),
         best=best_validation(records),

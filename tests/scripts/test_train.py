@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def test_from_start_to_json(tmp_path, capsys):
     assert "step 6: validation loss" in output
     assert "finished 6 steps in" in output
     assert f"next: python scripts/evaluate.py {folder}" in output
+    # The metrics, and not the seconds that the record holds as well.
+    assert re.search(r"^best validation: loss [\d.]+  root [\d.]+ at step 6$", output, re.MULTILINE)
     result = json.loads(output.splitlines()[-1])
     assert (result["status"], result["step"], result["workdir"]) == ("finished", 6, folder)
     assert result["best"]["loss"] == result["validation"]["loss"]

@@ -13,6 +13,7 @@ from lstmx.sweeps import Spec, Study, SweepError, entries, parse_space, train_tr
 from lstmx.sweeps.engines.members import Members
 from lstmx.sweeps.engines.population import train_population
 from lstmx.training import StopRequest, config_to_dict, read_metrics, replace_fields, restore_params
+from lstmx.training.timing import TIMES
 
 TOY = str(Path(__file__).parents[1] / "training" / "toy_experiment.py")
 toy = experiments.load(TOY)
@@ -55,8 +56,8 @@ def assert_equal_runs(together, alone, module, tolerance):
         logs = [read_metrics(run / "metrics.jsonl") for run in runs]
         assert [(r["step"], r["split"]) for r in logs[0]] == [(r["step"], r["split"]) for r in logs[1]]
         for mine, other in zip(*logs, strict=True):
-            timing = {"elapsed_s", "units_per_s"}
-            assert set(mine) - timing == {name for name in other if not name.endswith("_s")} - timing
+            timing = {*TIMES, "units_per_s"}
+            assert set(mine) - timing == set(other) - timing
             for name in set(mine) - timing - {"split"}:
                 assert mine[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
         results = [json.loads((run / "result.json").read_text()) for run in runs]

@@ -14,6 +14,7 @@ import experiments
 from lstmx.training import checkpoint as checkpoints
 from lstmx.training import cli, config_from_dict, make_optimizer, open_run, read_metrics
 from lstmx.training.state import abstract_state
+from lstmx.training.timing import TIMES
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).parent / "toy_experiment.py"
@@ -58,7 +59,7 @@ def final_bits(folder):
 
 def timeless(folder):
     found = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k not in ("elapsed_s", "units_per_s")} for record in found]
+    return [{k: v for k, v in record.items() if k not in (*TIMES, "units_per_s")} for record in found]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from lstmx.training import (
     make_step,
     read_metrics,
     stop_on_signals,
+    timing,
     train,
 )
 from lstmx.training import checkpoint as checkpoints
@@ -28,7 +29,7 @@ from lstmx.training.state import init_state
 toy = experiments.load(str(Path(__file__).parent / "toy_experiment.py"))
 OPTIMIZER = OptimizerConfig("adamw", 0.05)
 LOOP = LoopConfig(eval_every=10, checkpoint_every=5, log_every=1, tensorboard=False)
-TIMES = ("elapsed_s", "units_per_s")
+TIMES = (*timing.TIMES, "units_per_s")
 
 
 def run_toy(folder, *, task=None, steps=20, seed=0, loop=LOOP, optimizer=OPTIMIZER, quiet=True):

@@ -22,6 +22,7 @@ from lstmx.training import (
     train_in_memory,
 )
 from lstmx.training import checkpoint as checkpoints
+from lstmx.training.timing import TIMES
 
 toy = experiments.load(str(Path(__file__).parent / "toy_experiment.py"))
 OPTIONS = {
@@ -43,7 +44,7 @@ class Interrupted(toy.Toy):
 
 
 def without_times(record):
-    return {name: value for name, value in record.items() if name not in ("elapsed_s", "units_per_s")}
+    return {name: value for name, value in record.items() if name not in (*TIMES, "units_per_s")}
 
 
 @pytest.mark.parametrize("average", [None, 10])

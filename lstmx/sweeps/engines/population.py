@@ -24,6 +24,7 @@ from lstmx.training.signals import StopRequest, stop_on_signals
 from lstmx.training.state import TrainState, abstract_state, make_keys
 from lstmx.training.stores import FolderStore
 from lstmx.training.task import VALIDATION, assets_of
+from lstmx.training.timing import TIMES, Stopwatch
 
 
 def train_population(
@@ -170,14 +171,14 @@ class MembersStore:
     diverged: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self):
-        elapsed = [record.get("elapsed_s", 0.0) for store in self.stores for record in store.records]
         # The loop counts the time of earlier processes from the records.
-        self.records.append({"step": 0, "split": "earlier", "elapsed_s": max(elapsed, default=0.0)})
+        before = Stopwatch([record for store in self.stores for record in store.records])
+        self.records.append({"step": 0, "split": "earlier", **before.record()})
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes each member's part to its log."""
         self.records.append(dict(record))
-        common = {name: value for name, value in record.items() if name in ("step", "split", "elapsed_s")}
+        common = {name: value for name, value in record.items() if name in ("step", "split", *TIMES)}
         for k, store in enumerate(self.stores):
             own = {name.removesuffix(f"/{k}"): v for name, v in record.items() if name.endswith(f"/{k}")}
             if own.pop("alive", 1.0) == 0.0:
