@@ -203,6 +203,7 @@ def train_in_memory(
     optimizer: "OptimizerConfig | optax.GradientTransformation" = OptimizerConfig(),  # noqa: B008, it is frozen
     loop: LoopConfig = LoopConfig(),  # noqa: B008, so is this
     params: PyTree | None = None,
+    stop: StopRequest | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
 ) -> Trained:
@@ -215,6 +216,7 @@ def train_in_memory(
         optimizer: a config, or any optax transformation.
         loop: evaluations and records; what it says of checkpoints has no effect.
         params: the parameters to start from, of the shapes and dtypes of `task.init`; its own if None.
+        stop: once true, training ends after the step in progress.
         observers: called with each record of the log. What they raise ends the training.
         quiet: print nothing.
 
@@ -233,9 +235,9 @@ def train_in_memory(
         stopwatch = Stopwatch(store.records)
         session = _Session(task, store, steps, loop, keys.sample, progress, stopwatch, observers)
         _introduce(session, seed)
-        state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step)
+        state = _advance(session, state, make_step(task.loss, optimizer, schedule), keys.step, stop)
     latest, _ = exchange_average(state.params, state.opt_state)
-    return Trained(_result(session, state), latest, store.best)
+    return Trained(_result(session, state, stop), latest, store.best)
 
 
 def train_from(
