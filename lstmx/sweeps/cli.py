@@ -13,8 +13,9 @@ from lstmx.sweeps import leaderboard
 from lstmx.sweeps.engines import population, workers
 from lstmx.sweeps.engines.members import may_vary
 from lstmx.sweeps.journal import SweepError
+from lstmx.sweeps.sampling import PRUNERS, SAMPLERS
 from lstmx.sweeps.space import Space, parse_space, parse_values, split_assignments
-from lstmx.sweeps.study import PRUNERS, SAMPLERS, Spec, Study
+from lstmx.sweeps.study import Spec, Study
 from lstmx.training import cli as training_cli
 from lstmx.training.config import config_to_dict
 from lstmx.training.optimizer import make_schedule

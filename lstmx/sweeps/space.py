@@ -65,14 +65,19 @@ Space = dict[str, Range | Choice]
 
 
 def parse_space(
-    config: Any, texts: Mapping[str, Any], also: Callable[[Any], Any] = lambda config: None
+    config: Any,
+    texts: Mapping[str, Any],
+    also: Callable[[Any], Any] = lambda config: None,
+    *,
+    called: str = "field of the config",
 ) -> Space:
     """Reads a space and checks it against a config.
 
     Args:
-        config: the config that each trial starts from.
+        config: the config that each trial starts from: a dataclass that checks its fields.
         texts: by dotted field, a text as in this module's description, or a sequence of values.
         also: a further check of each config at the bounds of the space, that raises a ValueError.
+        called: what a field is called in messages.
 
     Returns:
         The ranges and choices by field.
@@ -99,7 +104,7 @@ def parse_space(
     known, space = field_types(type(config)), Space()
     for name, text in texts.items():
         if name not in known:
-            raise ValueError(f"the space has {name}, which {_not_a_field(name, known)}")
+            raise ValueError(f"the space has {name}, which {_not_a_field(name, known, called)}")
         try:
             space[name] = _parse(text, known[name])
             for value in space[name].examples:
@@ -157,12 +162,13 @@ def split_assignments(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _not_a_field(name: str, known: Mapping[str, Any]) -> str:
+def _not_a_field(name: str, known: Mapping[str, Any], called: str) -> str:
     inside = [field for field in known if field.startswith(name + ".")]
     if inside:
         return f"is a group of fields: {', '.join(inside)}"
-    near = closest_flag(name, list(known))
-    return "is not a field of the config" + (f"; did you mean {near}?" if near else "")
+    # As options are spelled, whose words `closest_flag` knows: lr is learning-rate.
+    near = closest_flag(name, [field.replace("_", "-") for field in known])
+    return f"is not a {called}" + (f"; did you mean {near.replace('-', '_')}?" if near else "")
 
 
 def _shown(text: Any) -> str:

@@ -6,26 +6,30 @@ ends, so a trial that Optuna believes to be running and whose lease is free was 
 that asks for work takes it up, and its run resumes from its last checkpoint.
 """
 
-import itertools
 import json
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from lstmx.sweeps.journal import SweepError, locked, open_storage, optuna
-from lstmx.sweeps.space import Choice, Range, Space
+from lstmx.sweeps.sampling import (
+    distributions_of,
+    make_pruner,
+    make_sampler,
+    next_point,
+    require_samplable,
+    require_success,
+    stored,
+    values_of,
+)
+from lstmx.sweeps.space import Space
 from lstmx.training.config import config_differences
 from lstmx.training.files import lock_file, write_atomically
 
-SAMPLERS = ("tpe", "random", "grid", "cmaes")
-PRUNERS = ("none", "median", "hyperband")
-
 # A trial whose process died that often is not taken up again: it may exhaust the memory each time.
 _MOST_DEATHS = 3
-_MOST_FAILURES = 5
 
 
 class Spec(NamedTuple):
@@ -69,8 +73,8 @@ class Study:
         spec: what is swept.
         space: the space of the spec, parsed.
         storage: URL of a database; None for a journal in the folder.
-        sampler: how configs are chosen: one of `SAMPLERS`.
-        pruner: which trials are ended early: one of `PRUNERS`.
+        sampler: how configs are chosen: one of `lstmx.sweeps.SAMPLERS`.
+        pruner: which trials are ended early: one of `lstmx.sweeps.PRUNERS`.
 
     Raises:
         SweepError: the folder holds something else or another sweep, or the storage cannot be used.
@@ -88,7 +92,7 @@ class Study:
     ):
         self.folder, self.spec, self.space = folder, spec, space
         self._sampler = sampler
-        _require_samplable(sampler, space)
+        require_samplable(sampler, space)
         _keep_spec(folder, spec)
         (folder / "leases").mkdir(exist_ok=True)
         package = optuna()
@@ -96,7 +100,7 @@ class Study:
             storage=open_storage(folder, storage),
             study_name=_name(folder) if storage else "sweep",
             direction="minimize",
-            pruner=_pruner(pruner, package),
+            pruner=make_pruner(pruner),
             load_if_exists=True,
         )
 
@@ -116,17 +120,13 @@ class Study:
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the space's fields, of a trial's parameters as Optuna stores them."""
-        values = dict(params)
-        for name, part in self.space.items():
-            if isinstance(part, Choice) and name in values:
-                values[name] = next(value for value in part.values if _stored(value) == params[name])
-        return values
+        return values_of(self.space, params)
 
     def enqueue(self, values: Mapping[str, Any]) -> None:
         """Tries a config before all others, unless it was tried or enqueued already."""
-        stored = {name: _stored(value) for name, value in values.items()}
+        point = {name: stored(value) for name, value in values.items()}
         with locked(self.folder / "asking.lock"):
-            self._study.enqueue_trial(stored, skip_if_exists=True)
+            self._study.enqueue_trial(point, skip_if_exists=True)
 
     def next(self, trials: int) -> Claim | None:
         """A trial to train: an abandoned one if there is one, otherwise a new one.
@@ -141,7 +141,7 @@ class Study:
             SweepError: the last five trials failed.
         """
         with locked(self.folder / "asking.lock"):
-            self._require_success()
+            require_success(self.trials, "sweep")
             for record in self.trials:
                 if record.state.name == "RUNNING" and (lease := self._lease(record.number)):
                     claim = self._take_up(record, lease)
@@ -151,25 +151,18 @@ class Study:
             if len(begun) >= trials:
                 return None
             if self._sampler == "grid":
-                if (point := self._next_point()) is None:
+                if (point := next_point(self.space, self.trials)) is None:
                     return None
                 self._study.enqueue_trial(point)
             else:
-                self._study.sampler = _make_sampler(self._sampler, len(begun))
+                self._study.sampler = make_sampler(self._sampler, len(begun))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                trial = self._study.ask({name: _distribution(part) for name, part in self.space.items()})
+                trial = self._study.ask(distributions_of(self.space))
             lease = self._lease(trial.number)
             if lease is None:
                 raise SweepError(f"the lease of trial {trial.number} is held by another process")
             return Claim(trial.number, self.values(trial.params), trial, lease)
-
-    def _next_point(self) -> dict[str, Any] | None:
-        """The first point of the grid that no trial has, None if all are taken."""
-        taken = [record.params or record.system_attrs.get("fixed_params") for record in self.trials]
-        points = itertools.product(*(_grid(part) for part in self.space.values()))
-        named = (dict(zip(self.space, point, strict=True)) for point in points)
-        return next((point for point in named if point not in taken), None)
 
     def report(self, claim: Claim, step: int, loss: float) -> bool:
         """Records a validation loss of a trial that is not finished; returns whether to end it."""
@@ -209,7 +202,7 @@ class Study:
         if any(record.state.name == "RUNNING" for record in self.trials):
             return False
         finished = sum(record.state.is_finished() for record in self.trials)
-        return finished >= trials or (self._sampler == "grid" and self._next_point() is None)
+        return finished >= trials or (self._sampler == "grid" and next_point(self.space, self.trials) is None)
 
     def _lease(self, number: int) -> IO | None:
         """The lease of a trial, None if another process holds it."""
@@ -240,15 +233,6 @@ class Study:
         """Gives a trial back that was stopped on request: whoever continues the sweep takes it up."""
         claim.trial.set_user_attr("deaths", claim.trial.user_attrs.get("deaths", 0) - 1)
         claim.lease.close()
-
-    def _require_success(self) -> None:
-        finished = [record for record in self.trials if record.state.is_finished()]
-        last = sorted(finished, key=lambda record: record.datetime_complete)[-_MOST_FAILURES:]
-        if len(last) == _MOST_FAILURES and all(record.state.name == "FAIL" for record in last):
-            raise SweepError(
-                f"the last {_MOST_FAILURES} trials failed, so the sweep stops; the last one: "
-                f"{last[-1].user_attrs.get('error', 'unknown')}"
-            )
 
 
 def read_spec(folder: Path) -> Spec | None:
@@ -298,64 +282,3 @@ def _keep_spec(folder: Path, spec: Spec) -> None:
 def _name(folder: Path) -> str:
     """The name of the study in a database that may hold several."""
     return str(folder.resolve())
-
-
-def _stored(value: Any) -> Any:
-    return (
-        value
-        if value is None or isinstance(value, bool | int | float | str)
-        else json.dumps(value, default=str)
-    )
-
-
-def _distribution(part: Range | Choice) -> Any:
-    distributions = optuna().distributions
-    if isinstance(part, Choice):
-        return distributions.CategoricalDistribution([_stored(value) for value in part.values])
-    if isinstance(part.low, int):
-        return distributions.IntDistribution(part.low, part.high, log=part.log, step=part.step or 1)
-    return distributions.FloatDistribution(part.low, part.high, log=part.log, step=part.step)
-
-
-def _require_samplable(sampler: str, space: Space) -> None:
-    if sampler == "grid":
-        endless = [
-            name
-            for name, part in space.items()
-            if isinstance(part, Range) and part.step is None and (part.log or not isinstance(part.low, int))
-        ]
-        if endless:
-            raise SweepError(f"a grid needs lists or LOW:HIGH:STEP, and {endless[0]} is a continuous range")
-
-
-def _make_sampler(name: str, number: int) -> Any:
-    """A sampler whose choice for a trial depends on its number and on the results before it only."""
-    samplers = optuna().samplers
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if name == "random":
-            return samplers.RandomSampler(seed=number)
-        if name == "cmaes":
-            try:
-                return samplers.CmaEsSampler(seed=number)
-            except ImportError:
-                raise SweepError("--sampler cmaes needs cmaes: pip install cmaes") from None
-        return samplers.TPESampler(seed=number)
-
-
-def _grid(part: Range | Choice) -> list[Any]:
-    if isinstance(part, Choice):
-        return [_stored(value) for value in part.values]
-    step = part.step or 1
-    count = int((part.high - part.low) / step + 1e-9)
-    return [part.low + k * step for k in range(count + 1)]
-
-
-def _pruner(name: str, package: Any) -> Any:
-    with suppress(KeyError):
-        return {
-            "none": package.pruners.NopPruner,
-            "median": package.pruners.MedianPruner,
-            "hyperband": package.pruners.HyperbandPruner,
-        }[name]()
-    raise SweepError(f"pruners are {', '.join(PRUNERS)}, got {name}")
