@@ -12,6 +12,7 @@ from lstmx.forecasting.frequencies import require_pandas
 from lstmx.forecasting.levels import LEVELS, interval_columns
 from lstmx.forecasting.scales import Scales, in_logarithms, require_counts
 from lstmx.forecasting.task import Forecasts, ForecastTask
+from lstmx.forecasting.tuning import Tuned
 
 __all__ = [
     "LEVELS",
@@ -20,6 +21,7 @@ __all__ = [
     "FramePanel",
     "LSTMForecaster",
     "Scales",
+    "Tuned",
     "forecast_frame",
     "in_logarithms",
     "interval_columns",

@@ -84,6 +84,11 @@ def checked(given: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def recipe_of(forecaster: Any) -> Recipe:
+    """The checked arguments of a forecaster, which may have been changed since its construction."""
+    return checked({field.name: getattr(forecaster, field.name) for field in dataclasses.fields(forecaster)})
+
+
 def require_same_network(fitted: Recipe, now: Recipe) -> None:
     """Raises ValueError unless both recipes define the same network and inputs."""
     for name in (field.name for field in dataclasses.fields(Recipe) if field.name not in _FREE):
@@ -118,6 +123,19 @@ def switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """One function or several as a tuple; ValueError for anything else.
+
+    Example:
+      >>> functions("callbacks", print), functions("callbacks", [])
+      ((<built-in function print>,), ())
+    """
+    several = (value,) if callable(value) else items_of(value)
+    if several is None or not all(callable(function) for function in several):
+        raise ValueError(f"{name} must be functions of one record, got {value!r}")
+    return several
 
 
 def _integer(least: int) -> Callable[[str, Any], int]:

@@ -264,6 +264,34 @@ def frame_of(
     return pl.DataFrame({**columns, **values})
 
 
+def table_of(kind: str, columns: Mapping[str, Sequence]) -> Any:
+    """A frame of plain values; None where there is no value.
+
+    Args:
+      kind: "pandas" or "polars".
+      columns: the values by column; those of numbers with a fraction are floats even if there are none.
+    """
+    pd = require_pandas()
+    floats = [
+        name
+        for name, values in columns.items()
+        if all(value is None or isinstance(value, float) for value in values)
+    ]
+    if kind == "pandas":
+        return pd.DataFrame(
+            {
+                name: pd.Series(values, dtype=float if name in floats else None)
+                for name, values in columns.items()
+            }
+        )
+    import polars as pl
+
+    types = {name: pl.Float64 if name in floats else None for name in columns}
+    return pl.DataFrame(
+        [pl.Series(name, values, types[name], strict=False) for name, values in columns.items()]
+    )
+
+
 def _times_of(column: Any, name: str, at: Callable[[int], str]) -> tuple[np.ndarray, Any]:
     """The times of a column, in UTC where they have a zone, and their zone."""
     pd = require_pandas()

@@ -5,8 +5,10 @@ Axes: N series, M windows, H steps of the horizon.
 
 import dataclasses
 import functools
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import jax
@@ -15,14 +17,17 @@ from flax import nnx
 
 from lstmx.data import SeriesWindows, Windows
 from lstmx.forecasting.arguments import Recipe
+from lstmx.forecasting.columns import kind_of
 from lstmx.forecasting.conformal import Conformal, forecast_and_width
 from lstmx.forecasting.frames import FramePanel, time_label
 from lstmx.forecasting.levels import LEVELS
 from lstmx.forecasting.scales import Scales, in_logarithms, require_counts
 from lstmx.forecasting.task import Forecasts, ForecastTask, initial_params
 from lstmx.models import DirectForecaster, RecurrentForecaster, head_named
-from lstmx.training import LoopConfig, NonFiniteError, OptimizerConfig, train_in_memory
+from lstmx.training import LoopConfig, NonFiniteError, OptimizerConfig, StopRequest, train_in_memory
 
+# Called with each record of the training log; True ends the training.
+Callback = Callable[[dict[str, Any]], Any]
 _KINDS = ("historic", "future", "static")
 
 
@@ -39,6 +44,8 @@ class Fitted:
       ids: the series it was fitted to.
       conformal: errors that calibrate intervals; None for the intervals of the head.
       series: the series it was fitted to; None if they were not saved.
+      kind: "pandas" or "polars", the kind of frame it was fitted to.
+      history: the records of the training log.
     """
 
     recipe: Recipe
@@ -49,6 +56,8 @@ class Fitted:
     ids: tuple
     conformal: Conformal | None
     series: FramePanel | None
+    kind: str = "pandas"
+    history: tuple[dict[str, Any], ...] = ()
 
 
 def fit_series(
@@ -60,6 +69,7 @@ def fit_series(
     val_size: int = 0,
     calibration_windows: int = 0,
     start: Fitted | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Trains on the steps of each series before `stops`.
 
@@ -71,6 +81,7 @@ def fit_series(
       val_size: steps before the stops that choose the parameters; 0 for the last parameters.
       calibration_windows: windows before the stops whose errors calibrate intervals; 0 for none.
       start: the fitted forecaster whose parameters and scales to start from; None to start from scratch.
+      callbacks: called with each record of the training log; see `LSTMForecaster.fit`.
 
     Raises:
       ValueError: if there is no window to train on, or to calibrate by.
@@ -87,9 +98,18 @@ def fit_series(
     if val_size:
         splits["validation"] = windows.within(stops - val_size, stops, **least)
     task = task_of(recipe, windows, splits, len(series.ids))
-    params = _trained(task, recipe, choose=bool(val_size), params=None if start is None else start.params)
+    params, history = _trained(
+        task,
+        recipe,
+        choose=bool(val_size),
+        params=None if start is None else start.params,
+        callbacks=callbacks,
+    )
     names = {**names, "categories": {name: list(values) for name, values in series.categories.items()}}
-    return Fitted(recipe, params, scales, series.freq, names, series.ids, conformal, series)
+    kind = kind_of(series.like, "df")
+    return Fitted(
+        recipe, params, scales, series.freq, names, series.ids, conformal, series, kind, tuple(history)
+    )
 
 
 def forecasts_of(
@@ -179,8 +199,10 @@ def _network(
     )
 
 
-def _trained(task: ForecastTask, recipe: Recipe, *, choose: bool, params: Any) -> Any:
-    """The parameters after training: with `choose` the best by validation, else the last."""
+def _trained(
+    task: ForecastTask, recipe: Recipe, *, choose: bool, params: Any, callbacks: Sequence[Callback]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The parameters after training, with `choose` the best by validation, else the last; and the records."""
     optimizer = OptimizerConfig(
         learning_rate=recipe.learning_rate,
         schedule="cosine",
@@ -190,9 +212,21 @@ def _trained(task: ForecastTask, recipe: Recipe, *, choose: bool, params: Any) -
     loop = LoopConfig(
         eval_every=recipe.val_check_steps if choose else 0,
         checkpoint_every=0,
+        # A history of a few updates has records too.
+        log_every=max(min(recipe.max_steps // 20, 50), 1),
         tensorboard=False,
         sample=False,
     )
+    history: list[dict[str, Any]] = []
+    stop = StopRequest()
+
+    def observe(record: Mapping[str, Any]) -> None:
+        history.append(dict(record))
+        # All of them see each record, whichever ends the training.
+        answers = [callback(dict(record)) for callback in callbacks]
+        if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+            stop.reason = "a callback"
+
     try:
         trained = train_in_memory(
             task,
@@ -201,14 +235,17 @@ def _trained(task: ForecastTask, recipe: Recipe, *, choose: bool, params: Any) -
             optimizer=optimizer,
             loop=loop,
             params=params,
+            stop=stop,
+            observers=(observe,),
             quiet=recipe.quiet,
         )
     except NonFiniteError as error:
         advice = f"use a smaller learning_rate, which is {recipe.learning_rate:g}, or check the targets"
         raise NonFiniteError(f"{error}: {advice}") from None
-    if choose and trained.best is None:
-        warnings.warn("no validation loss was finite: keeping the last parameters", stacklevel=4)
-    return jax.device_get(trained.latest if not choose or trained.best is None else trained.best)
+    # Training that was ended before the first evaluation has no validation loss.
+    if choose and trained.best is None and trained.result.validation is not None:
+        _warn("no validation loss was finite: keeping the last parameters")
+    return jax.device_get(trained.latest if not choose or trained.best is None else trained.best), history
 
 
 def _calibrated(
@@ -233,8 +270,16 @@ def _warn_of_short_series(recipe: Recipe, series: FramePanel, used: np.ndarray, 
     short = np.setdiff1d(np.arange(len(series.ids)), used)
     if len(short) and len(used):
         named = ", ".join(repr(series.ids[number]) for number in short[:5])
-        warnings.warn(
+        _warn(
             f"{len(short)} of {len(series.ids)} series are not trained on, as they have fewer than "
-            f"{least + recipe.h} steps to train on: {named}{', ...' if len(short) > 5 else ''}",
-            stacklevel=4,
+            f"{least + recipe.h} steps to train on: {named}{', ...' if len(short) > 5 else ''}"
         )
+
+
+def _warn(message: str) -> None:
+    """Warns at the line outside of the library that led here."""
+    frame: FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("lstmx."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

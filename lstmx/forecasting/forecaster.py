@@ -1,30 +1,26 @@
-"""A forecaster of data frames: fit, predict, cross-validate, save and load.
-
-Axes: N series, M windows, H steps of the horizon.
-"""
+"""A forecaster of data frames: fit, predict, cross-validate, tune, save and load."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lstmx.data import SeriesWindows
-from lstmx.forecasting import saved
+from lstmx.forecasting import rolling, saved, tuning
 from lstmx.forecasting.arguments import (
-    Recipe,
-    checked,
+    functions,
     integer,
+    recipe_of,
     require_same_network,
     require_val_size,
     switch,
 )
-from lstmx.forecasting.conformal import Conformal
-from lstmx.forecasting.fitting import Fitted, fit_series, forecasts_of, shapes_of
-from lstmx.forecasting.frames import FramePanel, forecast_frame, read_frame, with_future
-from lstmx.forecasting.levels import level_columns, require_levels
-from lstmx.forecasting.scales import Scales
+from lstmx.forecasting.columns import table_of
+from lstmx.forecasting.fitting import Callback, Fitted, fit_series, forecasts_of
+from lstmx.forecasting.frames import forecast_frame, with_future
+from lstmx.forecasting.levels import level_columns, named_columns, require_levels
+from lstmx.forecasting.reading import read_series, require_known
 
 
 @dataclasses.dataclass
@@ -115,7 +111,7 @@ class LSTMForecaster:
     quiet: bool = True
 
     def __post_init__(self):
-        for name, value in vars(self._recipe()).items():
+        for name, value in vars(recipe_of(self)).items():
             setattr(self, name, value)
         # One attribute: an interrupted fit leaves all of it as it was.
         self._fitted: Fitted | None = None
@@ -133,6 +129,7 @@ class LSTMForecaster:
         time_col: str = "ds",
         target_col: str = "y",
         gaps: Literal["fill", "refuse"] = "fill",
+        callbacks: Callback | Sequence[Callback] = (),
     ) -> "LSTMForecaster":
         """Trains on all series of a frame: from scratch, or with `warm_start` from the fitted parameters.
 
@@ -156,6 +153,10 @@ class LSTMForecaster:
           freq: frequency of the times, see `lstmx.forecasting.read_frame`; inferred by default.
           id_col, time_col, target_col: names of the columns.
           gaps: "fill" to take missing steps as missing values, "refuse" to raise an error.
+          callbacks: one function or several, called with each record of the training log, a dict like a row
+            of `history`. One that returns True ends the training after the update in progress, with the
+            parameters that it has then, or with `val_size` the best so far. What they raise ends it too,
+            and is raised. With `calibration_windows` they see the network that is trained on all steps only.
 
         Returns:
           The forecaster itself.
@@ -164,7 +165,7 @@ class LSTMForecaster:
           ValueError: if an argument or the frame is invalid, or no series is long enough.
           NonFiniteError: if the loss or the gradient is not finite.
         """
-        recipe = self._recipe()
+        recipe = recipe_of(self)
         val_size = require_val_size(val_size, recipe.h)
         calibration_windows = integer("calibration_windows", calibration_windows, 0)
         start = None
@@ -178,15 +179,15 @@ class LSTMForecaster:
                 )
         names = {"id_col": id_col, "time_col": time_col, "target_col": target_col, "gaps": gaps}
         if start is None:
-            series = _read(recipe, df, static_df, freq, names)
+            series = read_series(recipe, df, static_df, freq, names)
         else:
             freq = start.freq if freq is None else freq
-            series = _read(recipe, df, static_df, freq, names, start.names["categories"])
+            series = read_series(recipe, df, static_df, freq, names, start.names["categories"])
             if series.freq != start.freq:
                 raise ValueError(
                     f"warm_start needs the same freq: fitted with {start.freq!r}, got {series.freq!r}"
                 )
-            _require_known(series, start)
+            require_known(series, start)
         self._fitted = fit_series(
             recipe,
             series,
@@ -195,8 +196,25 @@ class LSTMForecaster:
             val_size=val_size,
             calibration_windows=calibration_windows,
             start=start,
+            callbacks=functions("callbacks", callbacks),
         )
         return self
+
+    @property
+    def history(self) -> Any:
+        """The training log of the last `fit`, also after `load`: a frame of the kind that was fitted.
+
+        Each row has `step` and `split`, which is `"train"` or with `val_size` also `"validation"`, the `loss`
+        and other metrics, which are missing where the split does not have them.
+
+        Raises:
+          ValueError: if it is not fitted.
+        """
+        fitted = self._require_fitted()
+        names = dict.fromkeys(name for record in fitted.history for name in record)
+        return table_of(
+            fitted.kind, {name: [record.get(name) for record in fitted.history] for name in names}
+        )
 
     def predict(
         self,
@@ -230,17 +248,18 @@ class LSTMForecaster:
         require_levels([*levels.values()], fitted.recipe.head, fitted.conformal is not None)
         series = fitted.series
         if df is not None:
-            series = _read(
+            series = read_series(
                 fitted.recipe, df, static_df, fitted.freq, fitted.names, fitted.names["categories"]
             )
-            _require_known(series, fitted)
+            require_known(series, fitted)
         elif static_df is not None:
             raise ValueError("static_df requires df: without it, the fitted series are forecast")
         elif series is None:
             raise ValueError("df is required: the forecaster was saved without its series")
         series = with_future(series, futr_df, fitted.recipe.h)
         windows = np.arange(len(series.panel)), series.panel.observed
-        return forecast_frame(series, self._columns(fitted, series, windows, levels))
+        mean, bounds = forecasts_of(fitted, series, windows, tuple(levels.values()))
+        return forecast_frame(series, named_columns(self.alias, mean, bounds, levels))
 
     def cross_validation(
         self,
@@ -280,48 +299,90 @@ class LSTMForecaster:
           ValueError: as in `fit`, or if a series is too short for the cutoffs, or an argument has no effect.
           NonFiniteError: as in `fit`.
         """
-        recipe = self._recipe()
-        n_windows = integer("n_windows", n_windows, 1)
-        step = recipe.h if step_size is None else integer("step_size", step_size, 1)
-        refit, warm_start = switch("refit", refit), switch("warm_start", warm_start)
-        if n_windows == 1 and (refit or step != recipe.h):
-            name, value = ("refit", refit) if refit else ("step_size", step)
-            raise ValueError(f"{name}={value} has no effect with n_windows=1")
-        if warm_start and not refit:
-            raise ValueError("warm_start has no effect without refit")
-        calibration_windows = integer("calibration_windows", calibration_windows, 0)
-        if warm_start and calibration_windows:
-            raise ValueError("calibration_windows cannot be combined with warm_start")
-        options = {
-            "val_size": require_val_size(val_size, recipe.h),
-            "calibration_windows": calibration_windows,
-        }
-        levels = level_columns(recipe.alias, level, quantiles)
-        require_levels([*levels.values()], recipe.head, bool(calibration_windows))
         names = {"id_col": id_col, "time_col": time_col, "target_col": target_col, "gaps": gaps}
-        series = _read(recipe, df, static_df, freq, names)
-        count, ends = len(series.panel), series.panel.observed
-        back = recipe.h + step * np.arange(n_windows)[::-1]
-        for number in np.flatnonzero(ends - back[0] < 1)[:1]:
-            raise ValueError(
-                f"series {series.ids[number]!r} has {ends[number]} steps, but {n_windows} windows of "
-                f"{recipe.h} steps, {step} apart, need {back[0] + 1}"
-            )
-        columns: dict[str, Any] = {}
-        cutoffs, fitted = ends[:, None] - back, None
-        for at in range(n_windows if refit else 1):
-            start = fitted if warm_start else None
-            fitted = fit_series(recipe, series, cutoffs[:, at], names, start=start, **options)
-            ahead = cutoffs[:, at : at + 1] if refit else cutoffs
-            windows = np.repeat(np.arange(count), ahead.shape[1]), ahead.ravel()
-            for name, values in self._columns(fitted, series, windows, levels).items():
-                columns.setdefault(name, []).append(values.reshape(count, -1, recipe.h))
-        columns = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
-        windows = np.repeat(np.arange(count), n_windows), cutoffs.ravel()
-        batch = SeriesWindows(series.panel, 1, recipe.h).batch(*windows)
-        columns[target_col] = np.where(batch["target_exists"], batch["target"], np.nan)[..., 0]
-        flat = {name: values.reshape(-1, recipe.h) for name, values in columns.items()}
-        return forecast_frame(series, flat, windows=windows)
+        return rolling.cross_validation(
+            recipe_of(self),
+            df,
+            static_df,
+            freq,
+            names,
+            n_windows=n_windows,
+            step_size=step_size,
+            refit=refit,
+            warm_start=warm_start,
+            val_size=val_size,
+            calibration_windows=calibration_windows,
+            level=level,
+            quantiles=quantiles,
+        )
+
+    def tune(
+        self,
+        df: Any,
+        space: Mapping[str, Any] | None = None,
+        static_df: Any = None,
+        *,
+        n_trials: int = 20,
+        n_windows: int = 2,
+        refit: bool = True,
+        val_size: int = 0,
+        loss: Literal["mase", "mae", "mse", "smape"] = "mase",
+        seed: int = 0,
+        sampler: Literal["tpe", "random", "grid", "cmaes"] | None = None,
+        pruner: Literal["none", "median", "hyperband"] | None = None,
+        timeout: float | None = None,
+        freq: Any = None,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: str = "y",
+        gaps: Literal["fill", "refuse"] = "fill",
+    ) -> tuning.Tuned:
+        """Searches for better arguments by cross-validation at the end of each series, with Optuna.
+
+        The forecaster itself, whose arguments are those of all trials but for the space, is not changed. What
+        is compiled is dropped after each trial, also what others have compiled.
+
+        Args:
+          df, static_df, freq, id_col, time_col, target_col, gaps: see `fit`.
+          space: by argument of `LSTMForecaster` a list of values, or a text: `"0:0.5"`, `"log:1e-4:1e-2"`,
+            `"16:64:16"`, `"lstm,gru"`. By default sizes of input and network, rate and dropout.
+          n_trials: the most trials. One that raises counts too; after five in a row the search stops.
+          n_windows, refit, val_size: see `cross_validation`, whose windows are `h` steps apart.
+          loss: what is minimized over all windows: mean absolute, squared or symmetric percentage error, or
+            `"mase"`: the absolute error of each series divided by that of repeating, before the windows, the
+            value of the step before or of `season_length` steps before.
+          seed: seed of the sampler, in [0, 2**32): the same seed and data give the same trials.
+          sampler: how values are chosen; by default all, if they are at most `n_trials`, or else `"tpe"`.
+          pruner: which trials end early, by their loss after each window; by default with `refit` and several
+            windows `"median"`, which spares the first five trials.
+          timeout: seconds after which no further trial begins.
+
+        Returns:
+          `(forecaster, trials)`: one with the best arguments, fitted on all steps, and a frame; see
+          `lstmx.forecasting.Tuned`.
+
+        Raises:
+          ValueError: if an argument, the frame or the space is invalid, a series is too short, Optuna is not
+            installed, five trials in a row failed, or no trial is complete.
+        """
+        names = {"id_col": id_col, "time_col": time_col, "target_col": target_col, "gaps": gaps}
+        return tuning.tune(
+            self,
+            df,
+            space,
+            static_df,
+            freq,
+            names,
+            n_trials=n_trials,
+            n_windows=n_windows,
+            refit=refit,
+            val_size=val_size,
+            loss=loss,
+            seed=seed,
+            sampler=sampler,
+            pruner=pruner,
+            timeout=timeout,
+        )
 
     def save(self, folder: str | Path, *, save_dataset: bool = True) -> None:
         """Writes the fitted forecaster into a folder.
@@ -337,17 +398,9 @@ class LSTMForecaster:
           OSError: if the folder cannot be written.
         """
         fitted = self._require_fitted()
-        arguments = {**vars(fitted.recipe), "alias": self.alias, "quiet": self.quiet}
-        described = {
-            "arguments": arguments,
-            "freq": fitted.freq,
-            "names": fitted.names,
-            "ids": fitted.ids if fitted.recipe.know_series else (),
-            "scales": [{k: v.tolist() for k, v in part.items()} for part in fitted.scales],
-            "errors": fitted.conformal and fitted.conformal.errors.tolist(),
-        }
         series = fitted.series if switch("save_dataset", save_dataset) else None
-        saved.write(Path(folder), described, fitted.params, series)
+        arguments = {**vars(fitted.recipe), "alias": self.alias, "quiet": self.quiet}
+        saved.write(Path(folder), saved.describe(fitted, arguments), fitted.params, series)
 
     @classmethod
     def load(cls, folder: str | Path) -> "LSTMForecaster":
@@ -363,53 +416,13 @@ class LSTMForecaster:
           ValueError: if there is no forecaster in the folder, or a file is missing, damaged or of a later
             version; the message names the file.
         """
-        described, weights, series = saved.read(Path(folder))
+        kept = saved.read(Path(folder))
         with saved.damage_of(Path(folder)):
-            self = cls(**described["arguments"])
-            recipe, ids = self._recipe(), tuple(described["ids"])
-            scales = Scales(*({k: np.array(v) for k, v in part.items()} for part in described["scales"]))
-            params = saved.as_tree(shapes_of(recipe, scales, len(ids)), weights)
-            errors = described.get("errors")
-            conformal = None if errors is None else Conformal(np.array(errors))
-            names = {**described["names"], "categories": {**described["names"]["categories"]}}
-            self._fitted = Fitted(recipe, params, scales, described["freq"], names, ids, conformal, series)
+            self = cls(**kept.described["arguments"])
+            self._fitted = saved.fitted_of(recipe_of(self), kept)
         return self
-
-    def _recipe(self) -> Recipe:
-        """The arguments, which may have been changed since the construction, checked."""
-        return checked({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
-
-    def _columns(
-        self, fitted: Fitted, series: FramePanel, windows, levels: dict[str, float]
-    ) -> dict[str, np.ndarray]:
-        """The columns of forecasts of windows, [M, H] each."""
-        mean, bounds = forecasts_of(fitted, series, windows, tuple(levels.values()))
-        return {self.alias: mean, **{name: bounds[..., at] for at, name in enumerate(levels)}}
 
     def _require_fitted(self) -> Fitted:
         if self._fitted is None:
             raise ValueError("the forecaster is not fitted: call fit first")
         return self._fitted
-
-
-def _read(recipe: Recipe, df, static_df, freq, names, categories=None) -> FramePanel:
-    return read_frame(
-        df,
-        freq=freq,
-        static_df=static_df,
-        hist_exog=recipe.hist_exog_list,
-        futr_exog=recipe.futr_exog_list,
-        stat_exog=recipe.stat_exog_list,
-        categories=categories,
-        **{name: value for name, value in names.items() if name != "categories"},
-    )
-
-
-def _require_known(series: FramePanel, fitted: Fitted) -> None:
-    """Raises ValueError if series have embeddings and are not those of the fit."""
-    if not fitted.recipe.know_series or series.ids == fitted.ids:
-        return
-    new = [label for label in series.ids if label not in {*fitted.ids}]
-    if new:
-        raise ValueError(f"know_series allows only the series it was fitted to, got {new[0]!r} as well")
-    raise ValueError("with know_series, df must hold all series it was fitted to")

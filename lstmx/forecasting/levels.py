@@ -1,7 +1,9 @@
 """Requested intervals and quantiles: their columns, and whether a head has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from lstmx.forecasting.arguments import is_number, items_of
 
@@ -49,6 +51,13 @@ def level_columns(alias: str, level: Any, quantiles: Any) -> dict[str, float]:
     columns = interval_columns(alias, level)
     probabilities = _several("quantiles", quantiles, 1, "probabilities, such as [0.1, 0.9]")
     return columns | {f"{alias}_ql{probability:g}": probability for probability in probabilities}
+
+
+def named_columns(
+    alias: str, mean: np.ndarray, bounds: np.ndarray, levels: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """The columns of forecasts [..., H] and their quantiles [..., H, levels], by name."""
+    return {alias: mean, **{name: bounds[..., at] for at, name in enumerate(levels)}}
 
 
 def require_levels(levels: Sequence[float], head: str, calibrated: bool) -> None:

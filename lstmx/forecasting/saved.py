@@ -19,9 +19,13 @@ import numpy as np
 
 import lstmx
 from lstmx.data import Panel
+from lstmx.forecasting.arguments import Recipe
 from lstmx.forecasting.columns import frame_of, kind_of
+from lstmx.forecasting.conformal import Conformal
+from lstmx.forecasting.fitting import Fitted, shapes_of
 from lstmx.forecasting.frames import FramePanel, times_of
 from lstmx.forecasting.offsets import freq_from_json, freq_to_json, require_pandas
+from lstmx.forecasting.scales import Scales
 from lstmx.training.files import write_atomically
 
 _FORMAT = 2
@@ -47,6 +51,41 @@ class Saved(NamedTuple):
     described: dict[str, Any]
     weights: dict[str, np.ndarray]
     series: FramePanel | None
+
+
+def describe(fitted: Fitted, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A fitted forecaster without its arrays and series, as `write` takes it.
+
+    Args:
+      fitted: the fitted forecaster.
+      arguments: those that it is made with when it is loaded.
+    """
+    return {
+        "arguments": dict(arguments),
+        "freq": fitted.freq,
+        "names": fitted.names,
+        "ids": fitted.ids if fitted.recipe.know_series else (),
+        "scales": [{k: v.tolist() for k, v in part.items()} for part in fitted.scales],
+        "errors": fitted.conformal and fitted.conformal.errors.tolist(),
+        "kind": fitted.kind,
+        "history": fitted.history,
+    }
+
+
+def fitted_of(recipe: Recipe, kept: Saved) -> Fitted:
+    """The fitted forecaster with its checked arguments; whatever is damaged raises an error of any type."""
+    described = kept.described
+    ids, errors = tuple(described["ids"]), described.get("errors")
+    scales = Scales(*({k: np.array(v) for k, v in part.items()} for part in described["scales"]))
+    params = as_tree(shapes_of(recipe, scales, len(ids)), kept.weights)
+    conformal = None if errors is None else Conformal(np.array(errors))
+    names = {**described["names"], "categories": {**described["names"]["categories"]}}
+    # Forecasters that were saved before there were histories have none.
+    history = tuple(described.get("history", ()))
+    kind = described.get("kind", "pandas")
+    return Fitted(
+        recipe, params, scales, described["freq"], names, ids, conformal, kept.series, kind, history
+    )
 
 
 def write(folder: Path, described: Mapping[str, Any], params: Any, series: FramePanel | None) -> None:

@@ -228,8 +228,10 @@ def test_polars_frames_come_back_as_such():
     polars = pytest.importorskip("polars")
     df = frame().drop(columns="price")
     expected = LSTMForecaster(h=3, **SMALL).fit(df).predict()
-    found = LSTMForecaster(h=3, **SMALL).fit(polars.DataFrame(df.to_dict("series"))).predict()
+    forecaster = LSTMForecaster(h=3, **SMALL).fit(polars.DataFrame(df.to_dict("series")))
+    found = forecaster.predict()
     assert isinstance(found, polars.DataFrame)
+    assert isinstance(forecaster.history, polars.DataFrame)
     np.testing.assert_allclose(found["lstmx"].to_numpy(), expected["lstmx"])
 
 
