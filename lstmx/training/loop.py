@@ -14,7 +14,7 @@ import numpy as np
 from lstmx.training import checkpoint
 from lstmx.training.averaging import exchange_average, observe_validation
 from lstmx.training.files import write_atomically
-from lstmx.training.loop_config import LoopConfig
+from lstmx.training.loop_config import LoopConfig, checked_steps
 from lstmx.training.metrics import MetricsLog, best_validation, is_finite
 from lstmx.training.optimizer import OptimizerConfig, make_optimizer
 from lstmx.training.progress import (
@@ -120,7 +120,7 @@ def train(
         NonFiniteError: the loss or the gradient is not finite.
         ValueError: the parameters are of another model.
     """
-    steps = _checked_steps(steps)
+    steps = checked_steps(steps)
     settings = optimizer if isinstance(optimizer, OptimizerConfig) else "optax"
     with claim_run(workdir, experiment, _Settings(steps, seed, settings, loop)) as run:
         return train_in(
@@ -151,7 +151,7 @@ def train_in(
     quiet: bool = False,
 ) -> Result:
     """`train` in a run folder that is already claimed; arguments and errors as there."""
-    steps = _checked_steps(steps)
+    steps = checked_steps(steps)
     optimizer, schedule = _prepared(optimizer, steps)
     keys = make_keys(seed)
 
@@ -227,7 +227,7 @@ def train_in_memory(
         NonFiniteError: the loss or the gradient is not finite.
         ValueError: steps is below 1, or the parameters are of another model.
     """
-    steps = _checked_steps(steps)
+    steps = checked_steps(steps)
     optimizer, schedule = _prepared(optimizer, steps)
     keys, store = make_keys(seed), MemoryStore()
     state = init_state(task, optimizer, keys.init, params)
@@ -278,15 +278,6 @@ def train_from(
         session = _Session(task, store, steps, loop, keys.sample, progress, stopwatch, observers)
         state = _advance(session, state, make_step(task.loss, optimizer), keys.step, stop)
     return _result(session, state, stop)
-
-
-def _checked_steps(steps: int) -> int:
-    """An integer of NumPy is one of Python then: JSON has no other."""
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        raise ValueError(f"steps must be an integer, got {steps!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return int(steps)
 
 
 def _prepared(optimizer, steps: int):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -37,3 +39,16 @@ class LoopConfig:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def checked_steps(steps: int) -> int:
+    """A number of steps as an integer of Python: JSON has no other.
+
+    Raises:
+        ValueError: it is not an integer, or below 1.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        raise ValueError(f"steps must be an integer, got {steps!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return int(steps)
