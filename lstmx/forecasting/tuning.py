@@ -217,22 +217,23 @@ def _tried(
     """Tries arguments, and tells the search what came of it."""
     trial, began = _Trial(asked.number, asked.values), time.perf_counter()
     parts: list[np.ndarray] = []
+    loss = math.nan
     try:
         recipe = recipe_of(dataclasses.replace(forecaster, **{**asked.values, "quiet": True}))
         for mean, _ in rolling_forecasts(recipe, read(recipe), windows.cutoffs, read.names, **options):
             parts.append(mean)
             seen = np.concatenate(parts, axis=1)
-            trial.loss = windows.loss_of(seen)
-            # The first windows of all series may have no targets.
-            ends = seen.shape[1] == windows.cutoffs.shape[1]
-            if not ends and math.isfinite(trial.loss) and search.report(asked, seen.shape[1], trial.loss):
+            trial.loss = loss = windows.loss_of(seen)
+            # The first windows of all series may have no targets, and after the last there is nothing to end.
+            goes_on = seen.shape[1] < windows.cutoffs.shape[1]
+            if goes_on and math.isfinite(loss) and search.report(asked, seen.shape[1], loss):
                 trial.state = "pruned"
                 search.prune(asked)
                 break
         else:
-            if not math.isfinite(trial.loss or 0.0):
-                raise ArithmeticError(f"the loss is not finite, but {trial.loss}")
-            search.finish(asked, trial.loss or 0.0)
+            if not math.isfinite(loss):
+                raise ArithmeticError(f"the loss is not finite, but {loss}")
+            search.finish(asked, loss)
             trial.state = "complete"
     # Of any kind: from arguments that do not fit together to a device without memory for the network.
     except Exception as error:
