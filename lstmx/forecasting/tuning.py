@@ -58,7 +58,7 @@ class Tuned(NamedTuple):
       >>> from lstmx.forecasting import LSTMForecaster
       >>> df = pd.DataFrame({"unique_id": "a", "ds": range(60), "y": np.sin(np.arange(60.0))})
       >>> base = LSTMForecaster(h=3, encoder_hidden_size=4, max_steps=2)
-      >>> forecaster, trials = base.tune(df, {"input_size": [3, 9]}, n_windows=1)
+      >>> forecaster, trials = base.tune(df, {"input_size": "3:9"}, n_trials=1, n_windows=1)
       >>> trials.columns.tolist()
       ['number', 'state', 'loss', 'seconds', 'input_size', 'error']
       >>> bool(forecaster.input_size == trials["input_size"][0])
