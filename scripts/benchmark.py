@@ -126,7 +126,8 @@ def measured(
     if part == "ragged":
         return [ragged.section(field, stem)]
     if part == "members":
-        return [members.section(problems.TINY[:1] if field.quick else members.SHAPES, field)]
+        asked = members.SHAPES if shapes == problems.SHAPES else shapes
+        return [members.section(problems.TINY[:1] if field.quick else asked, field)]
     if part == "models":
         return [models.section(field, peaks["float32"]), breakdown.section(field, peaks["float32"])]
     return [{"text_models": text_models, "forecasters": forecasters}[part].section(field, peaks["float32"])]
