@@ -137,7 +137,11 @@ def parse(load: Callable[[str], ModuleType], names: Sequence[str], argv: Sequenc
         raise SweepError("--init-from cannot be swept: trials start from new weights")
     base, texts = arguments.config, split_assignments(options.space)
     if not texts:
-        texts = dict(module.sweep()) if hasattr(module, "sweep") else {}
+        if not hasattr(module, "sweep"):
+            raise SweepError(
+                "the space is empty: give --space FIELD=VALUES, or the experiment a function sweep()"
+            )
+        texts = dict(module.sweep())
     space = parse_space(base, texts, lambda config: make_schedule(config.optimizer, config.steps))
     if options.seeds > 1 and "seed" in space:
         raise SweepError("--seeds and a range of seed in the space contradict each other")

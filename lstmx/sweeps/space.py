@@ -98,9 +98,7 @@ def parse_space(
         ValueError: the space has warmup, which is not a field of the config; did you mean warmup_steps?
     """
     if not texts:
-        raise ValueError(
-            "the space is empty: give --space FIELD=VALUES, or a function sweep() of the experiment"
-        )
+        raise ValueError("the space is empty: name at least one field with its values")
     known, space = field_types(type(config)), Space()
     for name, text in texts.items():
         if name not in known:

@@ -276,7 +276,7 @@ def _keep_spec(folder: Path, spec: Spec) -> None:
             f"  {name}: {before} in the sweep, {after} requested" for name, (before, after) in changed.items()
         ]
         message = "\n".join([f"the sweep in {folder} is another one:", *lines])
-        raise SweepError(message + "\nask for the same to continue it, or choose another --workdir")
+        raise SweepError(message + "\nask for the same to continue it, or choose another folder")
 
 
 def _name(folder: Path) -> str:

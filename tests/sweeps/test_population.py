@@ -124,7 +124,7 @@ def test_a_stopped_population_continues_with_the_same_numbers(tmp_path):
 
 
 def test_what_cannot_be_one_program_is_refused():
-    with pytest.raises(SweepError, match=r"in numbers alone .*, not in features: sweep it with --workers"):
+    with pytest.raises(SweepError, match=r"in numbers alone .*, not in features: train them one by one"):
         Members(toy, [toy.Config(), toy.Config(features=5)])
     base = char_lm.PRESETS["tiny"]
     with pytest.raises(SweepError, match=r"model.dropout_rate is 0 for some members"):

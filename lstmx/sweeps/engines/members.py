@@ -103,7 +103,7 @@ class Members:
         _require_numbers(fields)
         optimizer = configs[0].optimizer
         if optimizer.average_patience is not None or optimizer.average_horizon is not None:
-            raise SweepError("a population does not average parameters: sweep it with --workers")
+            raise SweepError("a population does not average parameters: train its members one by one")
         # A task holds its data, which depend on the seed alone.
         made: dict[Any, Any] = {}
         self.tasks = []
@@ -194,7 +194,9 @@ class Members:
         batches = [task.batch(step) for task in self.tasks]
         return {"data": jax.tree.map(lambda *leaves: np.stack(leaves), *batches), "step": np.int32(step)}
 
-    def loss(self, params, carry, batch, key):
+    def loss(
+        self, params: PyTree, carry: PyTree, batch: PyTree, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]:
         """The mean loss of the members that have not diverged; metrics are named NAME/MEMBER."""
         import optax
 
@@ -253,7 +255,7 @@ class Members:
     def sample(self, params: PyTree, key: jax.Array) -> None:
         """No sample."""
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """Never called: the state comes from `init_state`."""
         raise NotImplementedError
 
@@ -284,7 +286,7 @@ def _require_numbers(fields: set[str]) -> None:
     if fixed:
         raise SweepError(
             f"the members of a population differ in numbers alone (seed, learning rate, weight decay, clip, "
-            f"rates of dropout, init_scale), not in {', '.join(fixed)}: sweep it with --workers"
+            f"rates of dropout, init_scale), not in {', '.join(fixed)}: train them one by one"
         )
 
 
