@@ -63,8 +63,10 @@ def train_trial(
             if summary["status"] != "finished":
                 study.finish(claim, losses[0], pruned=True, **facts)
                 return True
-    except (ArithmeticError, CheckpointError, ValueError, OSError, TypeError) as error:
-        study.fail(claim, f"{type(error).__name__}: {error}" if isinstance(error, TypeError) else str(error))
+    # Of any kind: from a config that a task refuses to a device without memory for the network.
+    except Exception as error:
+        known = isinstance(error, ArithmeticError | CheckpointError | ValueError | OSError) and str(error)
+        study.fail(claim, str(error) if known else f"{type(error).__name__}: {error}")
         return True
     finally:
         # Programs of this trial's shapes would stay for as long as the process.

@@ -137,6 +137,18 @@ def test_a_trial_without_validation_says_so(tmp_path, monkeypatch):
     )
 
 
+def test_any_error_of_a_task_is_that_of_its_trial(tmp_path, monkeypatch):
+    def broken(self, step):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(toy.Toy, "batch", broken)
+    study = study_in(tmp_path / "sweep")
+    assert train_trial(study, study.next(1), toy, TOY, BASE, StopRequest())
+    assert [(entry.state, entry.error) for entry in entries(study)] == [
+        ("failed", "RuntimeError: out of memory")
+    ]
+
+
 def _claim_and_hang(folder):
     base = toy.Config(steps=40, pause=0.02)
     study = study_in(folder, base=base)
